@@ -1,0 +1,84 @@
+# One file, three promises: `make figures`, `make test` and `make test-all` work on a fresh machine
+# with a Python 3.11, 3.12 or 3.13 and nothing else prepared.
+
+SHELL       := bash
+.SHELLFLAGS := -o pipefail -c
+
+PROFILE ?= quick
+VENV    := .venv
+PY      := $(VENV)/bin/python
+STAMP   := $(VENV)/.installed
+EXTRAS  := notebooks,dev
+TORCH   := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export TOKENIZERS_PARALLELISM := false
+
+# Run by each candidate itself: a shim on the PATH may exist and still fail to start.
+PROBE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+
+# Shows the large downloads and the final step instead of pip's hundreds of lines; the full log stays
+# beside the stamp, and its end is shown when pip fails.
+LOG   := $(VENV)/install.log
+PIP   := $(PY) -m pip install --progress-bar off
+BRIEF := tee -a $(LOG) | awk '/(Downloading|Using cached).*[0-9] [MG]B/ {print "  " substr($$2, 1, 60), $$3, $$4; fflush()} \
+           /^Installing collected/ {print "  unpacking " NF - 3 " packages"; fflush()}'
+FAIL  := { tail -n 15 $(LOG) >&2; exit 1; }
+
+.DEFAULT_GOAL := help
+.PHONY: help setup figures test lint slow-and-notebooks test-all clean
+
+help:  ## this text
+	@echo "usage: make TARGET [PROFILE=smoke|quick|laptop|gpu|paper] [PYTHON=python3.12]"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1: \2/p' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## create .venv and install the tested versions (once, some minutes)
+
+# The stamp is written last: a set-up that stopped half way starts again at the next call.
+$(STAMP): pyproject.toml constraints.txt
+	@set -e; \
+	if ! $(PY) -c '$(PROBE)' >/dev/null 2>&1 || ! $(PY) -m pip --version >/dev/null 2>&1; then \
+	  found=''; \
+	  for c in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	    if "$$c" -c '$(PROBE)' >/dev/null 2>&1; then found=$$c; break; fi; \
+	    if [ -n "$(PYTHON)" ]; then break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo "error: no usable Python 3.11, 3.12 or 3.13 with venv and ensurepip$(if $(PYTHON), at PYTHON=$(PYTHON)); name one with 'make PYTHON=/path/to/python3.12'" >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "creating $(VENV) with $$("$$found" --version) ($$found)"; \
+	  rm -rf $(VENV); \
+	  "$$found" -m venv $(VENV); \
+	fi
+	@rm -f $@ $(LOG)
+	@echo "installing $(TORCH) (some minutes the first time; full log: $(LOG))"
+	@$(PIP) "$(TORCH)" 2>&1 | $(BRIEF) || $(FAIL)
+	@echo "installing sept[$(EXTRAS)] and its pinned dependencies (some minutes the first time)"
+	@$(PIP) -c constraints.txt -e ".[$(EXTRAS)]" 2>&1 | $(BRIEF) || $(FAIL)
+	@touch $@
+	@echo "set-up complete: $$($(PY) --version), $(TORCH), in $(VENV)"
+
+figures: $(STAMP)  ## run the experiments of PROFILE and draw every figure
+	$(PY) -m sept figures --profile $(PROFILE)
+	@echo "wrote figures/$(PROFILE): CSV, PNG and PDF of each figure"
+
+test: $(STAMP)  ## the fast tests, on CPU, without network
+	HF_HUB_OFFLINE=1 $(PY) -m pytest -m "not slow and not gpu and not download"
+
+lint: $(STAMP)  ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m mypy sept
+
+# The fast tests come first, so a plain failure shows within minutes; the slow ones only follow.
+slow-and-notebooks: lint test
+	HF_HUB_OFFLINE=1 $(PY) -m pytest -m "slow and not gpu and not download" --timeout 1800
+	HF_HUB_OFFLINE=1 $(PY) -m sept figures --profile smoke
+	@echo "wrote figures/smoke: the figures of every notebook in the smoke profile"
+
+test-all: slow-and-notebooks  ## lint, all CPU tests and every notebook in the smoke profile
+
+clean:  ## remove .venv, caches and scratch figures; keeps results/ and committed figures
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf figures/smoke figures/quick
+	find sept tests notebooks bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,5 @@
+"""`python -m sept` is the `sept` command."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,180 @@
+"""Scores: pass@k, AVG, intervals, the temperature sweep and the baselines.
+
+The unit of everything here is a counts table: one row per question with its id, family, number of
+samples n and number of correct ones c. Every score and every interval is a function of such tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .config import SeptError
+from .grading import grade
+from .policy import Policy
+from .problems import ProblemSet, check_lengths
+from .sampling import Rollouts, Sampler
+
+AVG_KS = (1, 8, 32)
+METRICS = ("pass@1", "pass@8", "pass@32", "AVG")
+
+
+def pass_at_k(n: int, c: Any, k: int) -> np.ndarray:
+    """Unbiased pass@k from c correct of n samples: 1 - C(n-c, k) / C(n, k), in product form.
+
+    c is an int or an array; the result has its shape. SeptError unless 1 <= k <= n.
+    """
+    if not 1 <= k <= n:
+        raise SeptError(
+            f"pass@{k} from n = {n} samples: k must lie between 1 and n; draw more samples"
+        )
+    c = np.asarray(c, dtype=float)
+    miss = np.ones_like(c)
+    for i in range(k):
+        miss = miss * np.clip(n - c - i, 0, None) / (n - i)
+    return 1.0 - miss
+
+
+def question_scores(counts: pd.DataFrame, greedy: bool = False) -> pd.DataFrame:
+    """Per question: pass@1, pass@8, pass@32 (those with k <= n) and AVG, as shares of 1.
+
+    greedy: one deterministic answer stands for any number of draws, so all pass@k are equal.
+    """
+    n = int(counts["n"].iloc[0])
+    if (counts["n"] != n).any():
+        raise SeptError("counts table: every question needs the same number of samples")
+    out = counts[["id", "family"]].copy()
+    for k in AVG_KS:
+        if greedy:
+            out[f"pass@{k}"] = (counts["c"] > 0).astype(float)
+        elif k <= n:
+            out[f"pass@{k}"] = pass_at_k(n, counts["c"].to_numpy(), k)
+    if all(f"pass@{k}" in out for k in AVG_KS):
+        out["AVG"] = out[[f"pass@{k}" for k in AVG_KS]].mean(axis=1)
+    return out
+
+
+def score_rollouts(
+    rollouts: Rollouts, problems: ProblemSet, policy: Policy, n: int
+) -> pd.DataFrame:
+    """Counts table of rollouts drawn n per problem: id, family, n, c, plus finished and tokens (sums)."""
+    rows = []
+    for i, problem in enumerate(problems.items):
+        right = 0
+        for j in range(i * n, (i + 1) * n):
+            text = policy.decode(rollouts.tokens[j, : rollouts.lengths[j]].tolist())
+            right += grade(text, bool(rollouts.finished[j]), problem, problems.world)
+        own = slice(i * n, (i + 1) * n)
+        rows.append(
+            {
+                "id": problem.id,
+                "family": problem.family,
+                "n": n,
+                "c": right,
+                "finished": int(rollouts.finished[own].sum()),
+                "tokens": int(rollouts.lengths[own].sum()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def evaluate(
+    policy: Policy,
+    sampler: Sampler,
+    problems: ProblemSet,
+    tau: float,
+    n: int,
+    seed: int = 0,
+    max_new_tokens: int = 56,
+) -> pd.DataFrame:
+    """Counts table of n answers per problem at temperature tau (0: one greedy answer)."""
+    if not problems.items:
+        raise SeptError(
+            f"problems {problems.name!r}: an endless set cannot be evaluated on, use toy:test"
+        )
+    n = 1 if tau == 0 else n
+    prompts = [policy.encode(p.prompt) for p in problems.items]
+    ids = [p.id for p in problems.items]
+    check_lengths(prompts, ids, policy.context - max_new_tokens)
+    rollouts = sampler.sample(prompts, ids, n, tau, max_new_tokens, seed)
+    return score_rollouts(rollouts, problems, policy, n)
+
+
+def family_means(scores: pd.DataFrame) -> pd.Series:
+    """Unweighted mean over families of the mean over their questions, per metric."""
+    columns = [m for m in METRICS if m in scores]
+    return scores.groupby("family", sort=False)[columns].mean().mean()
+
+
+def bootstrap(scores: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """[draws x metrics] family means of questions resampled within each family.
+
+    The same seed resamples the same questions, so differences of two calls are paired.
+    """
+    columns = [m for m in METRICS if m in scores]
+    rng = np.random.default_rng(seed)
+    total = np.zeros((draws, len(columns)))
+    groups = [g[columns].to_numpy() for _, g in scores.groupby("family", sort=False)]
+    for values in groups:
+        picks = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), size=draws)
+        total += picks @ values / len(values)
+    return pd.DataFrame(total / len(groups), columns=columns)
+
+
+def summarise(runs: Sequence[pd.DataFrame], level: float = 0.95, seed: int = 0) -> pd.DataFrame:
+    """Mean and interval over questions and seeds, in percent: rows are metrics, columns value, lo, hi.
+
+    runs: question_scores of one arm, or paired differences of two, one table per seed, on the same
+    questions. Questions by bootstrap (of the mean over seeds), seeds by Student's t, half-widths added
+    in quadrature. With one run the interval covers the questions only. Conditional on the base.
+    """
+    from scipy import stats
+
+    columns = [m for m in METRICS if m in runs[0]]
+    mean = runs[0].copy()
+    mean[columns] = np.mean([r[columns].to_numpy() for r in runs], axis=0)
+    centre = family_means(mean)
+    spread = bootstrap(mean, seed=seed)
+    half = (1 - level) / 2
+    low = (centre - spread.quantile(half)).clip(lower=0)
+    high = (spread.quantile(1 - half) - centre).clip(lower=0)
+    by_seed = 0.0
+    if len(runs) > 1:
+        means = np.array([family_means(r)[columns].to_numpy() for r in runs])
+        error = means.std(axis=0, ddof=1) / np.sqrt(len(runs))
+        by_seed = stats.t.ppf(1 - half, len(runs) - 1) * error
+    out = pd.DataFrame(index=pd.Index(columns, name="metric"))
+    out["value"] = 100 * centre
+    out["lo"] = 100 * (centre - np.hypot(low, by_seed))
+    out["hi"] = 100 * (centre + np.hypot(high, by_seed))
+    out["seeds"], out["questions"] = len(runs), len(mean)
+    return out
+
+
+def difference(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """Paired difference a - b of two question_scores tables on the same questions."""
+    if list(a["id"]) != list(b["id"]):
+        raise SeptError("paired difference: the two tables hold different questions")
+    columns = [m for m in METRICS if m in a and m in b]
+    out = a[["id", "family"]].copy()
+    out[columns] = a[columns].to_numpy() - b[columns].to_numpy()
+    return out
+
+
+def best_temperature(sweep: dict[float, pd.DataFrame], metric: str = "AVG") -> float:
+    """Temperature with the largest family mean of `metric`; the lowest of equals.
+
+    sweep: temperature -> question_scores. AVG needs several draws, so greedy cannot win it, as in the
+    paper; for a single k greedy takes part.
+    """
+    means = {
+        tau: family_means(scores)[metric]
+        for tau, scores in sorted(sweep.items())
+        if metric in scores and (tau > 0 or metric != "AVG")
+    }
+    if not means:
+        raise SeptError(f"no temperature of the sweep has {metric}; draw at least 32 samples")
+    return max(means, key=lambda tau: (means[tau], -tau))

@@ -1,0 +1,337 @@
+"""Arms x seeds x bases as content-addressed runs: the results store, the runner, the profiles.
+
+A result's key is made of the config, the hash of the checkpoint, the hash of the problem set and
+RESULTS_VERSION: a finished result is never computed twice, and never reused after a change that alters
+numbers. Runs go side by side as single-thread processes, which is how small models use a CPU best.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .config import Config, SeptError, digest, preset
+from .provenance import environment, write_json, write_text
+
+RESULTS_VERSION = 1
+"""Raise it with every change that alters numbers: sampling, training, grading, the toy world."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One scale of the same notebooks. Times are for 2 CPU cores."""
+
+    seeds: tuple[int, ...]
+    """Training seeds reported (never used to choose anything)."""
+    temperatures: tuple[float, ...]
+    """Decoding temperatures of every sweep; 0 is greedy."""
+    test: str = "toy:test:100"
+    """Questions that are reported on."""
+    dev: str = "toy:dev:32"
+    """Questions that anything is chosen on."""
+    train: str = "toy:train"
+    """Questions that are trained on."""
+    model: str = "H"
+    """Shipped base, folder or hub id."""
+    n: int = 32
+    """Samples per question."""
+    train_overrides: dict[str, Any] = field(default_factory=dict)
+    """Config fields that differ from the arm's preset at this scale."""
+    notebooks: str = ""
+    """Comma-separated beginnings of the notebooks that belong to it; empty: all."""
+
+
+_TENTHS = tuple(round(0.1 * i, 1) for i in range(17))
+_COARSE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6)
+PROFILES = {
+    "smoke": Profile(
+        seeds=(100,),
+        temperatures=(0.0, 0.6, 1.0),
+        test="toy:test:2",
+        dev="toy:dev:2",
+        train_overrides={"rounds": 3, "warmup": 0, "questions": 16, "mini_batch": 8},
+    ),
+    "quick": Profile(
+        seeds=(100,),
+        temperatures=_COARSE,
+        test="toy:test:24",
+        dev="toy:dev:16",
+        notebooks="00,01,02,03",
+    ),
+    "laptop": Profile(seeds=(100, 101, 102, 103, 104), temperatures=_TENTHS),
+}
+
+
+def profile(name: str) -> Profile:
+    """A profile by name. SeptError on an unknown one."""
+    if name not in PROFILES:
+        raise SeptError(f"profile {name!r}: unknown, choose one of {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+# --- runs -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model: an arm on a base, with one seed. overrides: config fields, as sorted pairs."""
+
+    base: str
+    arm: str
+    seed: int
+    problems: str = "toy:train"
+    overrides: tuple[tuple[str, Any], ...] = ()
+
+    def config(self) -> Config:
+        """The full config of this run."""
+        return preset(self.arm, **dict(self.overrides), seed=self.seed)
+
+    def key(self) -> str:
+        """Content address."""
+        return digest(
+            [RESULTS_VERSION, self.config().key(), _model_hash(self.base), _set_hash(self.problems)]
+        )[:16]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A counts table: n answers per question at temperature tau from a base or a trained model."""
+
+    model: str | Run
+    problems: str
+    tau: float
+    n: int
+    seed: int = 0
+    """Seed of the evaluation's draws; arms and baselines share it."""
+
+    def key(self) -> str:
+        """Content address."""
+        model = self.model.key() if isinstance(self.model, Run) else _model_hash(self.model)
+        set_hash = _set_hash(self.problems)
+        return digest([RESULTS_VERSION, model, set_hash, self.tau, self.n, self.seed])[:16]
+
+
+@lru_cache(maxsize=64)
+def _model_hash(name: str) -> str:
+    from .policy import load_policy, weights_hash
+
+    return weights_hash(load_policy(name).model)
+
+
+@lru_cache(maxsize=64)
+def _set_hash(name: str) -> str:
+    from .problems import load_problems
+
+    return load_problems(name).hash()
+
+
+def results_dir() -> Path:
+    """Where results are kept: SEPT_RESULTS, else `results` in the working directory."""
+    return Path(os.environ.get("SEPT_RESULTS", "results"))
+
+
+def run_folder(run: Run) -> Path:
+    """Folder of a run in the store."""
+    return results_dir() / f"train-{run.key()}"
+
+
+def score_file(score: Score) -> Path:
+    """Counts table of a score in the store."""
+    return results_dir() / f"eval-{score.key()}" / "counts.csv"
+
+
+def rounds_table(run: Run) -> pd.DataFrame:
+    """Per-round metrics of a finished run."""
+    return pd.read_json(run_folder(run) / "rounds.jsonl", lines=True)
+
+
+def counts(score: Score) -> pd.DataFrame:
+    """Counts table of a score that has been computed. SeptError if it has not."""
+    path = score_file(score)
+    if not path.is_file():
+        raise SeptError(f"result {path.parent.name} is missing: call compute() on it first")
+    return pd.read_csv(path)
+
+
+def compute(scores: Iterable[Score], workers: int | None = None, label: str = "") -> None:
+    """Make every score exist: train what is missing, then evaluate what is missing, side by side.
+
+    Killed and started again it goes on where it stopped; finished results are left alone.
+    """
+    wanted = list(dict.fromkeys(scores))
+    runs = dict.fromkeys(s.model for s in wanted if isinstance(s.model, Run))
+    todo_runs = [r for r in runs if not (run_folder(r) / "final").is_dir()]
+    todo_scores = [s for s in wanted if not score_file(s).is_file()]
+    # Long jobs first, so that no core idles at the end.
+    todo_scores.sort(key=lambda s: (-s.n, s.tau))
+    _pool(_train_job, todo_runs, workers, f"{label} training".strip(), "runs")
+    _pool(_score_job, todo_scores, workers, f"{label} evaluating".strip(), "tables")
+
+
+def _pool(job: Callable, items: list, workers: int | None, label: str, unit: str) -> None:
+    from tqdm.auto import tqdm
+
+    if not items:
+        return
+    workers = min(workers or os.cpu_count() or 1, len(items))
+    # Threads are chosen, not left to chance: several threads on busy cores are many times slower.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread) as pool:
+        futures = [pool.submit(job, item) for item in items]
+        bar = tqdm(total=len(items), desc=label, unit=f" {unit}", mininterval=1.0)
+        try:
+            for future in as_completed(futures):
+                future.result()
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        finally:
+            bar.close()
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def _train_job(run: Run) -> None:
+    from .loop import train
+    from .policy import load_policy
+    from .problems import load_problems
+
+    policy = load_policy(run.base)
+    train(run.config(), policy, load_problems(run.problems), run_folder(run), resume=True)
+
+
+def _score_job(score: Score) -> None:
+    from .evaluation import evaluate
+    from .policy import load_policy
+    from .problems import load_problems
+    from .sampling import make_sampler
+
+    name = str(run_folder(score.model) / "final") if isinstance(score.model, Run) else score.model
+    policy = load_policy(name)
+    table = evaluate(
+        policy, make_sampler(policy), load_problems(score.problems), score.tau, score.n, score.seed
+    )
+    path = score_file(score)
+    described = {
+        "model": score.model if isinstance(score.model, str) else vars(score.model),
+        "problems": score.problems,
+        "tau": score.tau,
+        "n": score.n,
+        "seed": score.seed,
+        "results_version": RESULTS_VERSION,
+        "provenance": environment(),
+    }
+    write_json(path.parent / "score.json", described)
+    write_text(path, table.to_csv(index=False))
+
+
+# --- notebooks --------------------------------------------------------------------------------------
+
+
+def record(out_dir: str | Path, name: str, values: dict[str, Any]) -> Path:
+    """Write a notebook's headline numbers, for tests and the README to read."""
+    path = Path(out_dir) / f"{name}.json"
+    write_json(path, {"notebook": name, **values})
+    return path
+
+
+def notebooks_dir() -> Path:
+    """The checkout's notebooks. SeptError when the package runs without a checkout."""
+    folder = Path(__file__).parent.parent / "notebooks"
+    if not folder.is_dir():
+        raise SeptError("the notebooks are not installed with the package: run this in a checkout")
+    return folder
+
+
+def run_notebooks(
+    profile_name: str, out: Path, only: str = "", parameters: dict[str, Any] | None = None
+) -> list[Path]:
+    """Execute the profile's notebooks with papermill; returns the executed copies.
+
+    Parameters that a notebook does not declare are an error: papermill would ignore them.
+    """
+    import papermill
+
+    wanted = tuple(filter(None, (only or profile(profile_name).notebooks).split(",")))
+    paths = [
+        p
+        for p in sorted(notebooks_dir().glob("*.ipynb"))
+        if not wanted or p.name.startswith(wanted)
+    ]
+    if not paths:
+        raise SeptError(f"notebooks: none begins with {only!r}; see {notebooks_dir().name}/")
+    executed = []
+    for number, path in enumerate(paths, 1):
+        given = {"profile": profile_name, "out_dir": str(out.resolve()), **(parameters or {})}
+        declared = papermill.inspect_notebook(str(path))
+        unknown = sorted(set(given) - set(declared))
+        if unknown:
+            raise SeptError(
+                f"notebook {path.name}: parameter {unknown[0]!r} is not declared; it has "
+                f"{', '.join(sorted(declared))}"
+            )
+        target = out / "notebooks" / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        print(f"[{number}/{len(paths)}] {path.name}", flush=True)
+        try:
+            papermill.execute_notebook(
+                str(path),
+                str(target),
+                given,
+                cwd=str(notebooks_dir().parent),
+                kernel_name="python3",
+                progress_bar=True,
+                log_output=False,
+            )
+        except papermill.PapermillExecutionError as error:
+            raise SeptError(
+                f"notebook {path.name}: cell {error.exec_count} failed with {error.ename}: "
+                f"{error.evalue}; see {target}"
+            ) from None
+        executed.append(target)
+    return executed
+
+
+def status_rows() -> list[dict[str, Any]]:
+    """One row per run and score in the store: name, state, rounds done, what it is."""
+    rows = []
+    for folder in sorted(results_dir().glob("*-*")):
+        if folder.name.startswith("train-") and (folder / "config.json").is_file():
+            described = json.loads((folder / "config.json").read_text())
+            total = described["config"]["rounds"]
+            lines = folder / "rounds.jsonl"
+            done = len(lines.read_text().splitlines()) if lines.is_file() else 0
+            state = "done" if (folder / "final").is_dir() else "unfinished"
+            what = f"{described['model']} {described['config']['objective']} seed {described['config']['seed']}"
+            rows.append(
+                {"name": folder.name, "state": state, "rounds": f"{done}/{total}", "what": what}
+            )
+        elif (folder / "score.json").is_file():
+            described = json.loads((folder / "score.json").read_text())
+            model = described["model"]
+            name = (
+                model
+                if isinstance(model, str)
+                else f"{model['base']} {model['arm']} seed {model['seed']}"
+            )
+            state = "done" if (folder / "counts.csv").is_file() else "unfinished"
+            what = f"{name} at {described['tau']} on {described['problems']}, n = {described['n']}"
+            rows.append({"name": folder.name, "state": state, "rounds": "", "what": what})
+    return rows

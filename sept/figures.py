@@ -1,0 +1,562 @@
+"""Drawings: one style, one save call, one function per artefact of the paper.
+
+Every drawing function takes a table (a DataFrame), draws only what the table and
+`sept.published` hold, and returns a Figure. `save_figure` is the only way to write one: it puts
+the table beside the drawing, so any figure can be drawn again without running anything.
+
+Measured and published numbers are never on the same axes. They sit in two blocks, the published
+one tinted, because they come from different models and are compared in shape, not in height.
+"""
+
+from __future__ import annotations
+
+import html as html_escape
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from sept import published
+
+try:
+    import matplotlib
+    from matplotlib import pyplot as plt
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+except ImportError as error:
+    raise ImportError("drawing needs matplotlib: pip install 'sept[notebooks]'") from error
+
+COLUMN = 3.4  # inches, one column of a two-column page
+PAGE = 6.9  # inches, the full text width
+
+# Okabe-Ito, told apart with any colour vision; a method has the same colour in every figure.
+COLOURS = {
+    "Baseline": "#7F7F7F",
+    "SePT": "#0072B2",
+    "GRPO": "#E69F00",
+    "EM-FT": "#009E73",
+    "Offline": "#D55E00",
+    "Coupled": "#CC79A7",
+    "Inverted": "#56B4E9",
+    "Base@1": "#000000",
+}
+_MARKERS = dict(zip(COLOURS, "osD^vPX*", strict=True))
+# Names for the same arm, as the paper and the tables print them.
+_ALIASES = {"SePT (Offline)": "Offline", "Coupling": "Coupled", "Decoupling": "SePT"}
+
+# Figure 1a's colours and markers. The embedded families take the same six slots in order.
+_SLOTS = [
+    ("#1F77B4", "o"),
+    ("#FF7F0E", "s"),
+    ("#2CA02C", "^"),
+    ("#D62728", "D"),
+    ("#9467BD", "v"),
+    ("#8C564B", "P"),
+]
+FAMILY_STYLE: dict[str, tuple[str, str]] = {
+    **dict(
+        zip(
+            ("MATH-500", "AMC-23", "Olympiad", "Minerva", "AIME-24", "AIME-25"), _SLOTS, strict=True
+        )
+    ),
+    **dict(zip(("add3", "sub4", "add4", "mul3", "add5", "mul4"), _SLOTS, strict=True)),
+    "Mean": ("#000000", "X"),
+}
+
+_TINT = "#F4EFE2"  # behind everything published
+_PAPER_MODEL = "Qwen2.5-Math-7B"
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "legend.handlelength": 1.8,
+    "legend.columnspacing": 1.2,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.5,
+    "hatch.linewidth": 0.6,
+    "figure.dpi": 120,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,  # TrueType, so that text in the PDF stays text
+    "ps.fonttype": 42,
+}
+
+
+def use_style() -> None:
+    """Set the house style for every figure drawn after this call."""
+    matplotlib.rcParams.update(_STYLE)
+    if "ipykernel" in sys.modules:
+        # Loading the inline backend is what makes a notebook show a Figure that a cell returns.
+        plt.switch_backend(matplotlib.get_backend())
+
+
+# ------------------------------------------------------------------------------------------ saving
+
+
+def save_figure(
+    fig: Figure,
+    name: str,
+    table: pd.DataFrame,
+    out_dir: str | Path,
+    provenance: Mapping[str, Any],
+) -> list[Path]:
+    """Write `name`.csv, .png and .pdf to `out_dir` and return the three paths.
+
+    `provenance` (commit, config hash, seeds, versions) goes into the metadata of both drawings as
+    JSON: PNG key `Description`, PDF key `Subject`. The same figure and provenance give the same
+    bytes, since no date is written. A file is replaced whole or not at all.
+    """
+    use_style()
+    folder = Path(out_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = json.dumps(dict(provenance), sort_keys=True, default=str)
+    png = {"Title": name, "Description": record, "Software": None}
+    pdf = {"Title": name, "Subject": record, "CreationDate": None}
+    writers: dict[str, Callable[[Path], Any]] = {
+        "csv": partial(table.to_csv, index=False, lineterminator="\n"),
+        "png": partial(fig.savefig, format="png", metadata=png),
+        "pdf": partial(fig.savefig, format="pdf", metadata=pdf),
+    }
+    paths = []
+    for suffix, write in writers.items():
+        path = folder / f"{name}.{suffix}"
+        scratch = folder / f".{name}.{suffix}.{os.getpid()}.tmp"
+        try:
+            write(scratch)
+            os.replace(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)
+        paths.append(path)
+    return paths
+
+
+# ----------------------------------------------------------------------------------------- helpers
+
+
+def _checked(table: pd.DataFrame, artefact: str, columns: Sequence[str]) -> pd.DataFrame:
+    """The table, or a ValueError that names the column at fault."""
+    for column in columns:
+        if column not in table.columns:
+            raise ValueError(
+                f"{artefact}: column {column!r} is missing; the table has: "
+                + ", ".join(map(str, table.columns))
+            )
+        absent = int(table[column].isna().sum())
+        if absent:
+            raise ValueError(f"{artefact}: column {column!r} has {absent} empty value(s)")
+    if table.empty:
+        raise ValueError(f"{artefact}: the table has no rows")
+    return table
+
+
+def _pass_metrics(table: pd.DataFrame, artefact: str) -> list[str]:
+    """The `pass@k` metrics in the table by rising k; short profiles draw fewer samples than 32."""
+    found = [str(m) for m in table["metric"].unique() if str(m).startswith("pass@")]
+    if "pass@1" not in found:
+        raise ValueError(f"{artefact}: column 'metric' holds no 'pass@1'")
+    return sorted(found, key=lambda metric: int(metric.removeprefix("pass@")))
+
+
+def method_colour(method: str) -> str:
+    """Colour of a method, or of the one a variant is named after: `SePT (x)` is SePT's blue."""
+    return COLOURS.get(_root(method), "#333333")
+
+
+def _root(method: str) -> str:
+    if method in _ALIASES:
+        return _ALIASES[method]
+    fitting = [known for known in COLOURS if method.startswith(known)]
+    return max(fitting, key=len, default="")
+
+
+def _variants(methods: Iterable[str]) -> dict[str, int]:
+    """Number of each method among those of its colour, so that variants differ in dash or hatch."""
+    seen: dict[str, int] = {}
+    number = {}
+    for method in methods:
+        root = _root(method)
+        number[method] = seen.get(root, 0)
+        seen[root] = number[method] + 1
+    return number
+
+
+def _figure(width: float, height: float) -> Figure:
+    use_style()
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _titled(block: SubFigure, source: str, what: str) -> SubFigure:
+    """Label a block `measured: ...` or `published: ...`; the published one is tinted."""
+    block.set_facecolor(_TINT if source == "published" else "white")
+    inches = block.bbox.width / block.figure.dpi
+    what = textwrap.fill(what, int(inches * 12))  # about twelve bold letters to the inch
+    label = f"{source}: {what}" if inches > COLUMN + 0.5 else f"{source}:\n{what}"
+    block.suptitle(label, fontsize=9, fontweight="bold", x=0.012, ha="left")
+    return block
+
+
+def _legend(block: Figure | SubFigure, columns: int, title: str | None = None) -> None:
+    """One legend below all panels, where it cannot cover data."""
+    shown: dict[str, Any] = {}
+    for ax in block.axes:  # a series may be missing from the first panel
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            shown.setdefault(label, handle)
+    block.legend(
+        shown.values(),
+        shown.keys(),
+        loc="outside lower center",
+        ncols=columns,
+        title=title,
+        title_fontsize=8,
+    )
+
+
+def _temperature_axis(ax: Axes, metric: str, ylabel: bool, xlabel: bool = True) -> None:
+    ax.set_title(metric)
+    ax.set_ylim(bottom=0)
+    ax.xaxis.set_major_locator(matplotlib.ticker.MultipleLocator(0.5))
+    if xlabel:
+        ax.set_xlabel("decoding temperature")
+    if ylabel:
+        ax.set_ylabel("score (%)")
+
+
+def _band(ax: Axes, rows: pd.DataFrame, x: str, colour: str) -> None:
+    ax.fill_between(rows[x], rows["lo"], rows["hi"], color=colour, alpha=0.22, linewidth=0)
+
+
+# --------------------------------------------------------------------------------------- Figure 1a
+
+
+def _sweep_panel(ax: Axes, rows: pd.DataFrame, metric: str) -> None:
+    """Families thin, their mean thick, dashed and last, so that it lies on top."""
+    rows = rows[rows["metric"] == metric]
+    families = [f for f in rows["family"].unique() if f != "Mean"]
+    for index, family in enumerate([*families, *(["Mean"] if "Mean" in set(rows.family) else [])]):
+        line = rows[rows["family"] == family].sort_values("temperature")
+        colour, marker = FAMILY_STYLE.get(family, _SLOTS[index % len(_SLOTS)])
+        if family == "Mean":
+            _band(ax, line, "temperature", colour)
+        ax.plot(
+            line["temperature"],
+            line["value"],
+            color=colour,
+            marker=marker,
+            label=family,
+            linestyle="--" if family == "Mean" else "-",
+            linewidth=2.0 if family == "Mean" else 0.9,
+            markersize=4.5 if family == "Mean" else 3,
+        )
+
+
+_SWEEP_COLUMNS = ("family", "temperature", "metric", "value", "lo", "hi")
+
+
+def _published_sweep(series: Mapping[str, str], figure: str, key: str) -> pd.DataFrame:
+    """Published curves in the layout of a measured table; without intervals, lo = hi = value."""
+    parts = []
+    for panel in ("left", "right"):
+        for name, label in series.items():
+            points = published.curve(figure, panel, name)
+            columns = {key: label, "temperature": points["x"], "metric": points["y_metric"]}
+            parts.append(pd.DataFrame({**columns, "value": points["y"]}))
+    return pd.concat(parts, ignore_index=True).assign(lo=lambda f: f.value, hi=lambda f: f.value)
+
+
+def _draw_sweep(block: Figure | SubFigure, table: pd.DataFrame, metrics: Sequence[str]) -> None:
+    axes = block.subplots(1, 2)
+    for ax, metric in zip(axes, metrics, strict=True):
+        _sweep_panel(ax, table, metric)
+        _temperature_axis(ax, metric, ylabel=ax is axes[0])
+    _legend(block, columns=7)
+
+
+def figure_1a(table: pd.DataFrame) -> Figure:
+    """pass@1 and the largest pass@k of an untrained model against the decoding temperature.
+
+    Columns: family (one of them `Mean`), temperature, metric, value, lo, hi; scores in percent.
+    """
+    metrics = _pass_metrics(_checked(table, "figure_1a", _SWEEP_COLUMNS), "figure_1a")
+    fig = _figure(PAGE, 2.7)
+    _draw_sweep(fig, table, [metrics[0], metrics[-1]])
+    return fig
+
+
+def figure_1a_beside(table: pd.DataFrame, measured: str = "embedded base") -> Figure:
+    """`figure_1a` above the paper's own panels. `measured` names the model that was measured."""
+    metrics = _pass_metrics(_checked(table, "figure_1a_beside", _SWEEP_COLUMNS), "figure_1a_beside")
+    fig = _figure(PAGE, 5.8)
+    top, bottom = fig.subfigures(2, 1, squeeze=False).ravel()
+    _draw_sweep(_titled(top, "measured", measured), table, [metrics[0], metrics[-1]])
+    names = {name: name for name in (*list(FAMILY_STYLE)[:6], "Mean")}
+    _draw_sweep(
+        _titled(bottom, "published", f"{_PAPER_MODEL}, Figure 1a (no intervals)"),
+        _published_sweep(names, "1a", "family"),
+        ["pass@1", "pass@32"],
+    )
+    return fig
+
+
+# ---------------------------------------------------------------------------------------- Figure 6
+
+
+def _draw_methods(block: SubFigure, table: pd.DataFrame, metrics: Sequence[str]) -> None:
+    axes = block.subplots(2, 1, sharex=True)
+    number = _variants(table["method"].unique())
+    for ax, metric in zip(axes, metrics, strict=True):
+        for method, variant in number.items():
+            line = table[(table["method"] == method) & (table["metric"] == metric)]
+            line = line.sort_values("temperature")
+            colour = method_colour(method)
+            _band(ax, line, "temperature", colour)
+            ax.plot(
+                line["temperature"],
+                line["value"],
+                color=colour,
+                marker=_MARKERS.get(_root(method), "o"),
+                linestyle=("-", "--", ":", "-.")[variant % 4],
+                label=method,
+            )
+        _temperature_axis(ax, metric, ylabel=True, xlabel=ax is axes[-1])
+    _legend(block, columns=3)
+
+
+def figure_6(table: pd.DataFrame, measured: str = "embedded base") -> Figure:
+    """Mean scores of trained models against the decoding temperature, measured | published.
+
+    Columns: method (SePT, GRPO, Baseline, ...), temperature, metric, value, lo, hi.
+    """
+    _checked(table, "figure_6", ("method", "temperature", "metric", "value", "lo", "hi"))
+    metrics = _pass_metrics(table, "figure_6")
+    fig = _figure(PAGE, 4.4)
+    left, right = fig.subfigures(1, 2, squeeze=False).ravel()
+    _draw_methods(_titled(left, "measured", measured), table, [metrics[0], metrics[-1]])
+    trained = _published_sweep({"SePT": "SePT", "GRPO": "GRPO"}, "6", "method")
+    untrained = _published_sweep({"Mean": "Baseline"}, "1a", "method")
+    _draw_methods(
+        _titled(right, "published", f"{_PAPER_MODEL}, Figures 6 and 1a"),
+        pd.concat([untrained, trained], ignore_index=True),
+        ["pass@1", "pass@32"],
+    )
+    return fig
+
+
+# ------------------------------------------------------------------------------ Figure 1c, Table 1
+
+_HATCHES = ("", "////", "....", "xxxx")
+_ROW_COLUMNS = ("method", "metric", "value", "lo", "hi")
+
+
+def _published_rows(model: str, metrics: Sequence[str]) -> pd.DataFrame:
+    rows = []
+    for method in ("Baseline", "SePT", "GRPO"):
+        printed = published.table_row(1, model, method)
+        rows += [{"method": method, "metric": m, "value": printed[m]} for m in metrics]
+    return pd.DataFrame(rows).assign(lo=lambda f: f["value"], hi=lambda f: f["value"])
+
+
+def _gain(rows: pd.DataFrame, method: str, metric: str, reference: str) -> float:
+    """Difference of the one-decimal values, as the paper prints its gains."""
+    value = rows.set_index(["method", "metric"])["value"].round(1)
+    return float(value.get((method, metric), np.nan) - value.get((reference, metric), np.nan))
+
+
+def _reference(table: pd.DataFrame, artefact: str) -> str:
+    """The baseline that gains refer to: the first one in the table."""
+    for method in table["method"].unique():
+        if _root(method) == "Baseline":
+            return method
+    raise ValueError(f"{artefact}: column 'method' holds no 'Baseline'")
+
+
+def _draw_bars(block: SubFigure, table: pd.DataFrame, metrics: Sequence[str]) -> None:
+    ax = block.subplots()
+    number = _variants(table["method"].unique())
+    reference = _reference(table, "figure_1c")
+    width = 0.84 / len(number)
+    for index, (method, variant) in enumerate(number.items()):
+        rows = table[table["method"] == method].set_index("metric").reindex(list(metrics))
+        x = np.arange(len(metrics)) + (index - (len(number) - 1) / 2) * width
+        error = np.stack([rows["value"] - rows["lo"], rows["hi"] - rows["value"]]).clip(min=0)
+        ax.bar(
+            x,
+            rows["value"],
+            width * 0.92,
+            color=method_colour(method),
+            edgecolor="white",
+            linewidth=0,
+            hatch=_HATCHES[variant % 4],
+            label=method,
+        )
+        if error[np.isfinite(error)].any():
+            ax.errorbar(x, rows["value"], error, fmt="none", ecolor="black", elinewidth=0.8)
+        for place, metric in zip(x, metrics, strict=True):
+            if pd.isna(rows.loc[metric, "value"]):
+                continue
+            is_base = _root(method) == "Baseline"
+            gain = _gain(table, method, metric, reference)
+            text = f"{rows.loc[metric, 'value']:.1f}" if is_base else f"{gain:+.1f}"
+            ax.annotate(
+                text,
+                (place, rows.loc[metric, "hi"]),
+                xytext=(0, 1.5),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+                color="#333333",
+                fontweight="normal" if is_base else "bold",
+            )
+    ax.set_xticks(range(len(metrics)), metrics)
+    ax.tick_params(axis="x", length=0)
+    ax.set_ylabel("score (%)")
+    ax.margins(y=0.1)
+    gains = f"bold: gain over {reference}" if len(number) > 1 else None
+    _legend(block, columns=3, title=gains)
+
+
+def figure_1c(table: pd.DataFrame, measured: str = "embedded base") -> Figure:
+    """Bars of each method, measured | published; baselines carry their value, others their gain.
+
+    Columns: method, metric, value, lo, hi. Several baselines are allowed, told apart by hatching;
+    gains refer to the first one in the table.
+    """
+    passes = _pass_metrics(_checked(table, "figure_1c", _ROW_COLUMNS), "figure_1c")
+    shown = [passes[0], passes[-1], *(["AVG"] if "AVG" in set(table["metric"]) else [])]
+    fig = _figure(PAGE, 5.0)
+    top, bottom = fig.subfigures(2, 1, squeeze=False, height_ratios=(1.25, 1)).ravel()
+    _draw_bars(_titled(top, "measured", measured), table, shown)
+    metrics = ["pass@1", "pass@32", "AVG"]
+    _draw_bars(
+        _titled(bottom, "published", f"{_PAPER_MODEL}, Table 1 (no intervals)"),
+        _published_rows(_PAPER_MODEL, metrics),
+        metrics,
+    )
+    return fig
+
+
+def table_1(table: pd.DataFrame, measured: str = "embedded base") -> tuple[str, str]:
+    """Table 1 as (HTML, LaTeX): the measured rows above the published ones.
+
+    Columns as in `figure_1c`, optionally with delta, delta_lo and delta_hi, a paired difference to
+    the first baseline; without them the difference of the rounded values is shown.
+    """
+    _checked(table, "table_1", _ROW_COLUMNS)
+    reference = _reference(table, "table_1")
+    metrics = ["pass@1", "pass@8", "pass@32", "AVG"]
+    body: list[tuple[str, str, str, list[str]]] = []  # source, model, method, cells
+    for method in table["method"].unique():
+        rows = table[table["method"] == method].set_index("metric")
+        cells = [
+            _cell(rows.loc[m], _gain(table, method, m, reference), method)
+            if m in rows.index
+            else "-"
+            for m in metrics
+        ]
+        body.append(("measured", measured, method, cells))
+    for model in published.tables().query("table == 1")["model"].unique():
+        rows = _published_rows(model, metrics)
+        for method, part in rows.groupby("method", sort=False):
+            cells = [
+                _cell(row, _gain(rows, str(method), row["metric"], "Baseline"), str(method))
+                for _, row in part.iterrows()
+            ]
+            body.append(("published", model, str(method), cells))
+    return _html(body, metrics), _latex(body, metrics)
+
+
+def _cell(row: pd.Series, gain: float, method: str) -> str:
+    text = f"{row['value']:.1f}"
+    if row["hi"] > row["lo"]:
+        text += f" [{row['lo']:.1f}, {row['hi']:.1f}]"
+    if _root(method) == "Baseline":
+        return text
+    if pd.notna(row.get("delta")):
+        inside = f"{row['delta']:+.1f}"
+        if pd.notna(row.get("delta_lo")) and pd.notna(row.get("delta_hi")):
+            inside += f" [{row['delta_lo']:+.1f}, {row['delta_hi']:+.1f}]"
+        return f"{text} ({inside})"
+    return f"{text} ({gain:+.1f})"
+
+
+def _html(body: list[tuple[str, str, str, list[str]]], metrics: Sequence[str]) -> str:
+    head = "".join(f"<th>{name}</th>" for name in ("", "model", "method", *metrics))
+    lines = ["<table>", f"<thead><tr>{head}</tr></thead>", "<tbody>"]
+    for source, model, method, cells in body:
+        tint = f' style="background:{_TINT};color:black"' if source == "published" else ""
+        cols = "".join(f"<td>{html_escape.escape(c)}</td>" for c in (source, model, method, *cells))
+        lines.append(f"<tr{tint}>{cols}</tr>")
+    return "\n".join([*lines, "</tbody>", "</table>", ""])
+
+
+def _latex(body: list[tuple[str, str, str, list[str]]], metrics: Sequence[str]) -> str:
+    special = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"})
+    lines = [r"\begin{tabular}{lll" + "r" * len(metrics) + "}", r"\toprule"]
+    lines += [" & ".join(["", "model", "method", *metrics]) + r" \\"]
+    block = ("", "")
+    for source, model, method, cells in body:
+        if (source, model) != block:
+            lines.append(r"\midrule")
+        first = (source, model) if (source, model) != block else ("", "")
+        block = (source, model)
+        lines.append(" & ".join(c.translate(special) for c in (*first, method, *cells)) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+# --------------------------------------------------------------------------------- training curves
+
+
+def figure_training(table: pd.DataFrame) -> Figure:
+    """One panel per metric over rounds: seeds thin, their mean thick with a 95% t interval.
+
+    Columns: arm, seed, round, metric, value.
+    """
+    _checked(table, "figure_training", ("arm", "seed", "round", "metric", "value"))
+    metrics = list(table["metric"].unique())
+    number = _variants(table["arm"].unique())
+    columns = min(3, len(metrics))
+    lines = -(-len(metrics) // columns)
+    fig = _figure(PAGE if columns > 1 else COLUMN, 0.5 + 1.9 * lines)
+    axes = fig.subplots(lines, columns, squeeze=False).ravel()
+    for ax in axes[len(metrics) :]:
+        ax.set_visible(False)
+    for ax, metric in zip(axes, metrics, strict=False):
+        for arm, variant in number.items():
+            rows = table[(table["arm"] == arm) & (table["metric"] == metric)]
+            if rows.empty:
+                continue
+            wide = rows.pivot_table(index="round", columns="seed", values="value")
+            colour, dash = method_colour(arm), ("-", "--", ":", "-.")[variant % 4]
+            if wide.shape[1] > 1:
+                ax.plot(wide.index, wide, color=colour, linestyle=dash, linewidth=0.5, alpha=0.5)
+                n = wide.count(axis=1)
+                half = stats.t.ppf(0.975, n.clip(lower=2) - 1) * wide.sem(axis=1)
+                spread = pd.DataFrame(
+                    {"lo": wide.mean(axis=1) - half, "hi": wide.mean(axis=1) + half}
+                )
+                _band(ax, spread.reset_index(), "round", colour)
+            seeds = table.loc[table["arm"] == arm, "seed"].nunique()
+            label = f"{arm} ({seeds} seed{'s' * (seeds > 1)})"
+            ax.plot(wide.index, wide.mean(axis=1), color=colour, linestyle=dash, label=label)
+        ax.set_title(metric)
+        ax.set_xlabel("round")
+        ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    _legend(fig, columns=4 if max(map(len, number)) < 12 else 3)
+    return fig

@@ -1,0 +1,478 @@
+"""Algorithm 1 of the paper, and every other arm of it as settings of the same loop.
+
+    for each round:
+        1. take the round's questions
+        2. draw G answers to each from the sampler, at tau_s           o ~ pi_old(. | q; tau_s)
+        3. step on them at tau_t                                       min -log pi_theta(o | q; tau_t)
+        4. every `refresh_every` rounds, give the sampler the weights  pi_old <- pi_theta
+
+Left out on purpose: rewards (except in the GRPO arm), KL terms, reference models, filters, old
+log-probs for SePT. Training uses the sampler's own token ids; they are never decoded and re-encoded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import objectives
+from .config import Config, SeptError, from_dict
+from .evaluation import METRICS, evaluate, family_means, question_scores
+from .grading import grade
+from .policy import Policy, make_batch, response_logits, save_policy, weights_hash
+from .problems import Problem, ProblemSet, check_lengths
+from .provenance import environment, write_json
+from .sampling import Rollouts, Sampler, make_sampler
+from .schedules import tau_s_at
+
+CANARY = {torch.float32: 1e-3}
+"""Largest mean |sampler log-prob - policy log-prob|, nats per token, on weights that should be equal. In
+fp32 engines agree to 1e-5, and a round at a useful learning rate moves it by 1e-2. Other dtypes: 0.05."""
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on: says the round, the batch and the last good checkpoint."""
+
+
+class StaleSamplerError(TrainingError):
+    """Samples were not drawn by the weights the arm asks for."""
+
+
+def train(
+    config: Config,
+    policy: Policy,
+    problems: ProblemSet,
+    out: Path,
+    *,
+    dev: ProblemSet | None = None,
+    resume: bool = False,
+    sampler: Sampler | None = None,
+    on_round: Callable[[dict[str, Any]], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Run Algorithm 1; returns one row per round (see `rounds.jsonl` in README of results).
+
+    policy is trained in place. out gets config.json, rounds.jsonl, checkpoint-R folders (the last two)
+    and, at the end, final/ in Hugging Face form. With resume, a run that was cut off continues to the
+    same result; without, `out` must be empty or absent. SeptError for user mistakes, TrainingError for
+    a run gone wrong; Ctrl-C checkpoints first.
+    """
+    identity = {
+        "config": config.key(),
+        "checkpoint": weights_hash(policy.model),
+        "problems": problems.hash(),
+    }
+    rows = _open_folder(out, config, identity, policy, problems, resume)
+    if rows and rows[-1]["round"] == config.rounds - 1 and (out / "final").is_dir():
+        return rows
+    policy.model = _prepare(policy.model, config)
+    weights = [p for p in policy.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        weights,
+        lr=config.lr,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+    )
+    sampler = sampler or make_sampler(policy)
+    start = len(rows)
+    # A sampler that may lag behind the policy needs its own weights in every checkpoint.
+    lagging = config.refresh_every != 1
+    behind = _weights(policy.model) if lagging else None
+    if start:
+        behind = _restore(out / f"checkpoint-{start}", policy, optimizer, sampler)
+    sampler_version = sampler.version  # the version that this arm's next samples must carry
+    limit = CANARY.get(weights[0].dtype, 0.05)
+
+    for round in range(start, config.rounds):
+        try:
+            # 1. questions
+            questions = problems.batch(round, config.questions, config.seed)
+            prompts = [policy.encode(q.prompt) for q in questions]
+            names = [q.id for q in questions]
+            check_lengths(prompts, names, policy.context - config.max_new_tokens)
+
+            # 2. answers, at tau_s. An offline sampler is one frozen data set: its draws have no round.
+            tau_s = tau_s_at(
+                round,
+                config.rounds,
+                config.tau_s,
+                config.tau_s_end,
+                config.tau_s_schedule,
+                config.anneal_share,
+            )
+            tau_t = tau_s if config.tau_t is None else config.tau_t
+            draw = round if config.refresh_every else 0
+            rollouts = sampler.sample(
+                prompts, names, config.G, tau_s, config.max_new_tokens, config.seed, draw
+            )
+            if rollouts.version != sampler_version:
+                raise StaleSamplerError(
+                    f"round {round}: samples carry weights version {rollouts.version}, this arm wants "
+                    f"{sampler_version}; the sampler was not refreshed"
+                )
+
+            # 3. steps, at tau_t
+            warm = min(1.0, round / config.warmup) if config.warmup else 1.0
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * warm
+            row: dict[str, Any] = {"round": round, "tau_s": tau_s, "tau_t": tau_t}
+            row |= {"lr": config.lr * warm}
+            row |= describe(rollouts, questions, policy, problems.world, config.G)
+            fresh = rollouts.version == policy.version
+            row |= _steps(config, policy, optimizer, weights, rollouts, tau_t, row.pop("rewards"))
+            if fresh and row["sampler_gap"] > limit:
+                raise StaleSamplerError(
+                    f"round {round}: sampler and policy differ by {row['sampler_gap']:.3f} nats a token "
+                    "on weights that should be equal; the engine's copy is stale or wrong"
+                )
+
+            # 4. refresh
+            if config.refresh_every and (round + 1) % config.refresh_every == 0:
+                sampler.refresh(policy)
+                sampler_version = policy.version
+                behind = _weights(policy.model) if lagging else None
+
+            if dev is not None and config.eval_every and (round + 1) % config.eval_every == 0:
+                row |= _dev_scores(config, policy, dev)
+            rows.append(row)
+            if on_round is not None:
+                on_round(row)
+            if (round + 1) % config.save_every == 0 and round + 1 < config.rounds:
+                _save(out, rows, policy, optimizer, sampler.version, behind)
+        except KeyboardInterrupt:
+            # `round` is not in `rows` yet or complete: either way the last checkpoint is whole.
+            raise KeyboardInterrupt(
+                f"interrupted in round {round}; continue with --resume from {_last_good(out)}"
+            ) from None
+        except _NonFiniteError as error:
+            raise TrainingError(
+                f"round {round}, batch {error.batch}: {error.what} is not finite; last good checkpoint: "
+                f"{_last_good(out)}; lower lr or raise tau_t"
+            ) from None
+    save_policy(policy, out / "final")
+    _write_rows(out, rows)
+    for folder in _checkpoints(out):
+        shutil.rmtree(folder)
+    return rows
+
+
+class _NonFiniteError(Exception):
+    def __init__(self, batch: int, what: str) -> None:
+        self.batch, self.what = batch, what
+
+
+def _steps(
+    config: Config,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    weights: list[Tensor],
+    rollouts: Rollouts,
+    tau_t: float,
+    rewards: Tensor,
+) -> dict[str, float]:
+    """All optimizer steps of a round: mu passes over the mini-batches. Returns the round's metrics."""
+    advantages = old = None
+    if config.objective == "grpo":
+        advantages = objectives.group_advantages(rewards, config.G)
+        old = rollouts.log_probs  # drawn at tau_s; the GRPO arm draws and trains at one temperature
+    size = config.mini_batch * config.G
+    device = weights[0].device
+    sums = {"loss": 0.0, "nll": 0.0, "entropy": 0.0, "sampler_gap": 0.0, "grad_norm": 0.0}
+    tokens_seen, steps, gap_tokens = 0, 0, 0
+    policy.model.train()
+    for batch_number, first in enumerate(list(range(0, len(rollouts), size)) * config.mu):
+        step_rows = range(first, min(first + size, len(rollouts)))
+        step_tokens = int(rollouts.lengths[step_rows.start : step_rows.stop].sum())
+        parts = [
+            list(step_rows[i : i + config.micro_batch])
+            for i in range(0, len(step_rows), config.micro_batch)
+        ]
+        optimizer.zero_grad(set_to_none=True)
+        for part in parts:
+            batch = make_batch(
+                [rollouts.prompts[i] for i in part],
+                rollouts.tokens[part],
+                rollouts.lengths[part],
+                policy.pad_id,
+                device=device,
+            )
+            logits = response_logits(policy.model, batch)
+            if config.objective == "nll":
+                losses = objectives.nll(logits, batch.tokens, tau_t)
+            elif config.objective == "entropy":
+                losses = objectives.entropy(logits, tau_t)
+            else:
+                T = batch.tokens.shape[1]
+                assert old is not None and advantages is not None
+                losses = objectives.grpo(
+                    logits,
+                    batch.tokens,
+                    tau_t,
+                    old[part, :T].to(device),
+                    advantages[part].to(device),
+                    config.clip,
+                )
+            loss = objectives.normalise(
+                losses,
+                batch.mask,
+                config.loss_normalisation,
+                step_tokens,
+                len(step_rows),
+                len(parts),
+            )
+            if not torch.isfinite(loss):
+                raise _NonFiniteError(batch_number, "the loss")
+            loss.backward()
+            sums["loss"] += loss.item()
+            with torch.no_grad():
+                mask = batch.mask
+                at_one = objectives.token_log_probs(logits, batch.tokens)
+                sums["nll"] -= (at_one * mask).sum().item()
+                sums["entropy"] += (objectives.entropy(logits) * mask).sum().item()
+                tokens_seen += int(mask.sum())
+                if batch_number == 0:  # the weights are still those of the round's start
+                    tau = rollouts.tau or 1.0
+                    now = objectives.token_log_probs(logits, batch.tokens, tau)
+                    drawn = rollouts.log_probs[part, : now.shape[1]].to(device)
+                    sums["sampler_gap"] += ((now - drawn).abs() * mask).sum().item()
+                    gap_tokens += int(mask.sum())
+        limit = config.grad_clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(weights, limit)
+        if not torch.isfinite(norm):
+            raise _NonFiniteError(batch_number, "the gradient")
+        sums["grad_norm"] += norm.item()
+        optimizer.step()
+        policy.version += 1
+        steps += 1
+    policy.model.eval()
+    return {
+        "loss": sums["loss"] / steps,
+        "nll": sums["nll"] / tokens_seen,
+        "entropy": sums["entropy"] / tokens_seen,
+        "sampler_gap": sums["sampler_gap"] / max(gap_tokens, 1),
+        "grad_norm": sums["grad_norm"] / steps,
+        "version": policy.version,
+    }
+
+
+def describe(
+    rollouts: Rollouts, questions: list[Problem], policy: Policy, world: str, G: int
+) -> dict[str, Any]:
+    """What was drawn: samples, mean length, shares finished, badly formed and right, style mix.
+
+    `rewards` [N] (1 for right) comes along for GRPO; SePT never looks at it.
+    """
+    texts = [
+        policy.decode(rollouts.tokens[i, : rollouts.lengths[i]].tolist())
+        for i in range(len(rollouts))
+    ]
+    ended = rollouts.finished.tolist()
+    rewards = torch.tensor(
+        [
+            float(grade(text, end, questions[i // G], world))
+            for i, (text, end) in enumerate(zip(texts, ended, strict=True))
+        ]
+    )
+    row: dict[str, Any] = {
+        "samples": len(texts),
+        "tokens": int(rollouts.lengths.sum()),
+        "length": float(rollouts.lengths.float().mean()),
+        "finished": sum(ended) / len(ended),
+        "accuracy": float(rewards.mean()),
+        "rewards": rewards,
+    }
+    if world == "toy":
+        from .toy import STYLES, is_well_formed
+
+        good = [is_well_formed(text, end) for text, end in zip(texts, ended, strict=True)]
+        row["bad_format"] = 1 - sum(good) / len(good)
+        for style in STYLES:
+            row[f"style {style}"] = sum(text.startswith(style) for text in texts) / len(texts)
+    return row
+
+
+def _dev_scores(config: Config, policy: Policy, dev: ProblemSet) -> dict[str, float]:
+    sampler = make_sampler(policy)
+    counts = evaluate(policy, sampler, dev, 1.0, 32, config.seed, config.max_new_tokens)
+    means = family_means(question_scores(counts))
+    return {f"dev {m}": 100 * float(means[m]) for m in METRICS}
+
+
+def _prepare(model: Any, config: Config) -> Any:
+    """Options that change the model before the first step."""
+    if config.lora_rank:
+        try:
+            from peft import LoraConfig, get_peft_model
+        except ImportError:
+            raise SeptError(
+                "lora_rank > 0 needs peft: pip install 'sept[lora]', or set lora_rank = 0"
+            ) from None
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            model = get_peft_model(
+                model, LoraConfig(r=config.lora_rank, target_modules="all-linear", lora_alpha=16)
+            )
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+# --- the run folder ---------------------------------------------------------------------------------
+
+
+def _open_folder(
+    out: Path,
+    config: Config,
+    identity: dict[str, str],
+    policy: Policy,
+    problems: ProblemSet,
+    resume: bool,
+) -> list[dict[str, Any]]:
+    """Claim `out` for this run and return the rounds already done."""
+    record = out / "config.json"
+    if record.is_file():
+        theirs = json.loads(record.read_text())
+        if theirs.get("identity") != identity:
+            what = [k for k in identity if theirs.get("identity", {}).get(k) != identity[k]]
+            raise SeptError(
+                f"output folder {str(out)!r} belongs to another run (different {', '.join(what)}); "
+                "choose another --out or remove it"
+            )
+        if not resume:
+            raise SeptError(
+                f"output folder {str(out)!r} already holds this run; continue it with --resume"
+            )
+        rows = _read_rows(out)
+        if rows and rows[-1]["round"] == config.rounds - 1 and (out / "final").is_dir():
+            return rows
+        last = _last_good(out)
+        if isinstance(last, Path):
+            return rows[: int(last.name.split("-")[1])]
+        return []
+    if out.exists() and any(out.iterdir()):
+        raise SeptError(f"output folder {str(out)!r} is not empty; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(
+        record,
+        {
+            "identity": identity,
+            "model": policy.name,
+            "problems": problems.name,
+            "config": json.loads(config.to_json()),
+            "provenance": environment(),
+        },
+    )
+    return []
+
+
+def _read_rows(out: Path) -> list[dict[str, Any]]:
+    path = out / "rounds.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def _write_rows(out: Path, rows: list[dict[str, Any]]) -> None:
+    from .provenance import write_text
+
+    write_text(out / "rounds.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _checkpoints(out: Path) -> list[Path]:
+    return sorted(out.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+
+
+def _last_good(out: Path) -> Path | str:
+    folders = _checkpoints(out)
+    return folders[-1] if folders else "none yet (it starts again from the beginning)"
+
+
+def _save(
+    out: Path,
+    rows: list[dict[str, Any]],
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    sampler_version: int,
+    behind: dict[str, Tensor] | None,
+) -> None:
+    """Everything that determines the future, in safetensors, atomically; the last two are kept.
+
+    Random numbers come from coordinates, so the number of the round is all their state. `behind` are the
+    weights of a sampler that may lag (offline, refresh_every > 1).
+    """
+    from safetensors.torch import save_file
+
+    temporary = out / f".checkpoint-{len(rows)}.part"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    save_file(_weights(policy.model), temporary / "policy.safetensors")
+    if behind is not None:
+        save_file(behind, temporary / "sampler.safetensors")
+    moments = {
+        f"{name}/{field}": value
+        for name, parameter in policy.model.named_parameters()
+        for field, value in optimizer.state.get(parameter, {}).items()
+    }
+    save_file(moments, temporary / "optimizer.safetensors")
+    state = {"version": policy.version, "sampler_version": sampler_version}
+    write_json(temporary / "state.json", state)
+    _write_rows(out, rows)
+    os.replace(temporary, out / f"checkpoint-{len(rows)}")
+    for old in _checkpoints(out)[:-2]:
+        shutil.rmtree(old)
+
+
+def _restore(
+    folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, sampler: Sampler
+) -> dict[str, Tensor] | None:
+    """Load a checkpoint into policy, optimizer and sampler; returns the sampler's weights if they lag."""
+    from safetensors.torch import load_file
+
+    try:
+        state = json.loads((folder / "state.json").read_text())
+        weights = load_file(folder / "policy.safetensors")
+        moments = load_file(folder / "optimizer.safetensors")
+        lagging = folder / "sampler.safetensors"
+        behind = load_file(lagging) if lagging.is_file() else None
+    except Exception as error:  # safetensors raises a type of its own
+        raise SeptError(
+            f"checkpoint {str(folder)!r}: damaged ({str(error).splitlines()[0]}); remove this folder and "
+            "resume again from the one before it"
+        ) from None
+    policy.model.load_state_dict(behind or weights, strict=False)
+    policy.version = state["sampler_version"]
+    sampler.refresh(policy)
+    policy.model.load_state_dict(weights, strict=False)
+    policy.version = state["version"]
+    named = dict(policy.model.named_parameters())
+    for key, value in moments.items():
+        name, field = key.rsplit("/", 1)
+        optimizer.state[named[name]][field] = value
+    return behind
+
+
+def _weights(model: Any) -> dict[str, Tensor]:
+    """A copy of the state dict without the aliases of tied weights, which safetensors refuses."""
+    seen: set[int] = set()
+    out = {}
+    for name, value in model.state_dict().items():
+        if value.data_ptr() not in seen:
+            seen.add(value.data_ptr())
+            out[name] = value.detach().clone().contiguous()
+    return out
+
+
+def load_config(path: Path) -> Config:
+    """The config of a run folder or of a JSON file."""
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        fields = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise SeptError(f"config {str(file)!r}: cannot be read ({error})") from None
+    return from_dict(fields.get("config", fields))

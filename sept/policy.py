@@ -1,0 +1,200 @@
+"""A causal language model with its tokenizer: loading, saving, and log-probs at a temperature."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .config import SeptError
+
+BASES = Path(__file__).parent / "data" / "bases"
+
+
+@dataclass
+class Policy:
+    """A model, its tokenizer, and a version that counts optimizer steps."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+    """What it was loaded from; for people, never for keys."""
+    version: int = 0
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """All end-of-sequence ids: the generation config may name several."""
+        ids = getattr(self.model.generation_config, "eos_token_id", None)
+        ids = self.model.config.eos_token_id if ids is None else ids
+        ids = self.tokenizer.eos_token_id if ids is None else ids
+        return tuple(ids) if isinstance(ids, (list, tuple)) else (int(ids),)
+
+    @property
+    def pad_id(self) -> int:
+        """Padding id; any id will do, since padded positions are masked everywhere."""
+        pad = self.tokenizer.pad_token_id
+        return self.eos_ids[0] if pad is None else int(pad)
+
+    @property
+    def context(self) -> int:
+        """Longest sequence in tokens."""
+        return int(self.model.config.max_position_embeddings)
+
+    def encode(self, text: str) -> list[int]:
+        """Prompt ids, beginning-of-sequence token included where the model has one."""
+        ids = self.tokenizer(text, add_special_tokens=True)["input_ids"]
+        bos = self.tokenizer.bos_token_id
+        if bos is not None and (not ids or ids[0] != bos):
+            ids = [bos, *ids]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of response ids without special tokens: for grading and for people, never for training."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+
+def resolve(name: str) -> str:
+    """A shipped base's folder for its name, else the name itself (path or hub id)."""
+    return str(BASES / name) if (BASES / name / "config.json").is_file() else name
+
+
+def load_policy(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Policy:
+    """Load a shipped base, a local folder or a hub model; fp32 master weights by default.
+
+    Safetensors only, no remote code. SeptError, one line, if it is missing, damaged, not a causal
+    language model, or has fewer embeddings than its tokenizer has tokens.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    path = resolve(name)
+    local = Path(path).is_dir()
+    if not local and (path.count("/") != 1 or path.startswith((".", "/", "~"))):
+        raise SeptError(
+            f"model {name!r}: no such folder, shipped base ({_bases()}) or hub id owner/name"
+        )
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise SeptError(f"model {name!r}: cannot read its config ({_line(error)})") from None
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            path, config=config, dtype=dtype, use_safetensors=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except ValueError as error:
+        raise SeptError(f"model {name!r}: not a causal language model ({_line(error)})") from None
+    except Exception as error:  # safetensors and tokenizers raise types of their own
+        raise SeptError(
+            f"model {name!r}: cannot be loaded, perhaps truncated; fetch it again ({_line(error)})"
+        ) from None
+    embedding: Any = model.get_input_embeddings()
+    rows = embedding.weight.shape[0]
+    if len(tokenizer) > rows:
+        raise SeptError(
+            f"model {name!r}: tokenizer has {len(tokenizer)} tokens, model only {rows} embeddings; "
+            "use the tokenizer that belongs to it"
+        )
+    policy = Policy(model.to(device).eval(), tokenizer, name)
+    if policy.tokenizer.eos_token_id is None and config.eos_token_id is None:
+        raise SeptError(
+            f"model {name!r}: names no end-of-sequence token; set eos_token_id in its config"
+        )
+    return policy
+
+
+def _bases() -> str:
+    return ", ".join(sorted(p.name for p in BASES.glob("*") if (p / "config.json").is_file()))
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text[:160] + ("..." if len(text) > 160 else "")
+
+
+def save_policy(policy: Policy, folder: Path) -> None:
+    """Write model and tokenizer in Hugging Face form, all of it or nothing."""
+    temporary = folder.with_name(folder.name + ".part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model = policy.model
+    if hasattr(model, "merge_and_unload"):  # LoRA adapters are folded in for whoever loads it next
+        import copy
+
+        model = copy.deepcopy(model).merge_and_unload()
+    model.save_pretrained(temporary, safe_serialization=True)
+    policy.tokenizer.save_pretrained(temporary)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(temporary, folder)
+
+
+def weights_hash(model: Any) -> str:
+    """SHA-256 over names, shapes, dtypes and bytes of the weights: which checkpoint this is."""
+    out = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        out.update(json.dumps([key, list(value.shape), str(value.dtype)]).encode())
+        out.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return out.hexdigest()
+
+
+@dataclass
+class Batch:
+    """B prompt-and-response sequences, padded, with the response's place in them."""
+
+    ids: Tensor
+    """[B, L] int64."""
+    attention: Tensor
+    """[B, L] int64, 0 on padding."""
+    positions: Tensor
+    """[B, L] int64: position ids, counted from each row's first real token."""
+    tokens: Tensor
+    """[B, T] int64: response tokens, end-of-sequence included, 0 behind it."""
+    mask: Tensor
+    """[B, T] bool: response tokens."""
+    sources: Tensor
+    """[B, T] int64: the place in [0, L) whose logits predict each response token, one before it."""
+
+
+def make_batch(
+    prompts: Sequence[Sequence[int]],
+    tokens: Tensor,
+    lengths: Tensor,
+    pad_id: int = 0,
+    left: bool = False,
+    device: str | torch.device = "cpu",
+) -> Batch:
+    """Pad prompts and responses (tokens [B, T], lengths [B]) together, on the right by default."""
+    B, T = tokens.shape[0], int(lengths.max())
+    totals = [len(p) + int(n) for p, n in zip(prompts, lengths, strict=True)]
+    L = max(totals)
+    ids = torch.full((B, L), pad_id)
+    attention = torch.zeros(B, L, dtype=torch.long)
+    starts = torch.zeros(B, dtype=torch.long)
+    for i, (prompt, total) in enumerate(zip(prompts, totals, strict=True)):
+        begin = L - total if left else 0
+        ids[i, begin : begin + total] = torch.cat([torch.tensor(prompt), tokens[i, : lengths[i]]])
+        attention[i, begin : begin + total] = 1
+        starts[i] = begin + len(prompt)
+    mask = torch.arange(T) < lengths[:, None]
+    sources = (starts[:, None] + torch.arange(T) - 1).clamp_max(L - 1)
+    positions = (attention.cumsum(1) - 1).clamp_min(0)
+    parts = (ids, attention, positions, tokens[:, :T] * mask, mask, sources)
+    return Batch(*(part.to(device) for part in parts))
+
+
+def response_logits(model: Any, batch: Batch) -> Tensor:
+    """Logits that predict each response token: [B, T, V] (rows behind a response's end are arbitrary)."""
+    logits = model(
+        input_ids=batch.ids,
+        attention_mask=batch.attention,
+        position_ids=batch.positions,
+        use_cache=False,
+    ).logits
+    return logits.gather(1, batch.sources[..., None].expand(-1, -1, logits.shape[-1]))

@@ -1,0 +1,110 @@
+"""The paper's own numbers, as data (arXiv 2510.18814).
+
+Scores are percentages. The paper gives one run per cell, without seeds or intervals, so nothing
+here has an error bar. Where each column comes from: `sept/data/published/README.md`.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import pandas as pd
+
+BENCHMARKS = ("MATH-500", "AMC-23", "Minerva", "Olympiad", "AIME-24", "AIME-25")
+
+# Questions behind each score. The Olympiad file has 675; two prompts exceed the length limit.
+N_SCORED = {
+    "MATH-500": 500,
+    "AMC-23": 40,
+    "Minerva": 272,
+    "Olympiad": 673,
+    "AIME-24": 30,
+    "AIME-25": 30,
+}
+
+_UNTRAINED = ("Baseline", "Base")
+
+
+@cache
+def _read(name: str) -> pd.DataFrame:
+    # Figure "2" and x "0.5" stay text: some figures have letters, some x are bar names.
+    # keep_default_na=False because "none" and empty cells are values here.
+    path = files("sept") / "data" / "published" / name
+    with path.open(encoding="utf-8") as handle:
+        return pd.read_csv(handle, dtype=str, keep_default_na=False)
+
+
+def tables() -> pd.DataFrame:
+    """Tables 1 to 12, one row per printed number; a fresh copy each call."""
+    frame = _read("tables.csv").copy()
+    frame["table"] = frame["table"].astype(int)
+    for column in ("value", "delta_vs_baseline"):
+        frame[column] = pd.to_numeric(frame[column])
+    return frame
+
+
+def curves() -> pd.DataFrame:
+    """Points of Figures 1a, 1c, 2, 3, 5, 6, 7; `x` is text, as some axes carry names."""
+    frame = _read("figure_curves.csv").copy()
+    for column in ("y", "count", "denominator"):
+        frame[column] = pd.to_numeric(frame[column])
+    return frame
+
+
+def settings() -> dict[str, Any]:
+    """Settings of the paper's runs; each leaf is `{value, source, note}`."""
+    path = files("sept") / "data" / "published" / "settings.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _pick(frame: pd.DataFrame, **wanted: object) -> pd.DataFrame:
+    """Rows that match all of `wanted`; a miss names the first unknown value and the known ones."""
+    for column, value in wanted.items():
+        known = sorted(frame[column].unique().tolist())
+        if value not in known:
+            listing = ", ".join(str(k) for k in known)
+            raise ValueError(f"unknown {column} {value!r}; known: {listing}")
+        frame = frame[frame[column] == value]
+    return frame
+
+
+def table_row(
+    table: int, model: str, method: str, train_data: str = "DSR", benchmark: str = "mean"
+) -> pd.Series:
+    """One printed row as a series over its columns.
+
+    The columns are metrics (`pass@1`, ..., `AVG`); in Table 3, which has no mean, they are tasks.
+    Untrained methods have no training set, so `train_data` is ignored for them.
+    """
+    rows = _pick(
+        tables(),
+        table=table,
+        model=model,
+        method=method,
+        train_data="none" if method in _UNTRAINED else train_data,
+    )
+    if table == 3:
+        return rows.set_index("benchmark")["value"]
+    return _pick(rows, benchmark=benchmark).set_index("metric")["value"]
+
+
+def curve(figure: str, panel: str, series: str) -> pd.DataFrame:
+    """One plotted series, in plotting order, with `x` as numbers where the axis has numbers."""
+    rows = _pick(curves(), figure=figure, panel=panel, series=series).reset_index(drop=True)
+    x = pd.to_numeric(rows["x"], errors="coerce")
+    return rows if x.isna().any() else rows.assign(x=x)
+
+
+def baseline_temperature(model: str) -> float:
+    """Decoding temperature behind a model's Baseline rows.
+
+    Not printed in the paper. It is the only plotted temperature at which every pass@1 and pass@32
+    rounds to the printed table entries; `tests/test_published.py` derives it again.
+    """
+    known = settings()["evaluation"]["baseline_tau_selected"]
+    if model not in known:
+        raise ValueError(f"unknown model {model!r}; known: {', '.join(known)}")
+    return float(known[model]["value"])

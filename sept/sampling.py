@@ -1,0 +1,431 @@
+"""Drawing answers: the sampler protocol and its two built-in engines.
+
+Every engine draws from softmax(z / tau) over the whole vocabulary, nothing else: no top_k, top_p,
+min_p or repetition penalty (transformers' default top_k = 50 would silently break the theorem's
+premise). The uniform number behind each token comes from its coordinates (seed, draw, problem, sample,
+position), so one draw can be repeated alone and neither batch order nor batch size matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .config import SeptError, digest
+from .policy import Policy
+
+
+@dataclass
+class Rollouts:
+    """N sampled answers, on the CPU. Rows are ordered by question, then by sample."""
+
+    prompts: list[list[int]]
+    """Prompt token ids of each row."""
+    tokens: Tensor
+    """[N, T] int64: response ids up to and including end-of-sequence, 0 behind it."""
+    lengths: Tensor
+    """[N] int64: response tokens of each row, end-of-sequence included."""
+    finished: Tensor
+    """[N] bool: ended by an end-of-sequence token rather than by the length limit."""
+    log_probs: Tensor
+    """[N, T] float32: log softmax(z / tau)[token] as the sampler computed it."""
+    tau: float
+    """Temperature they were drawn at; 0 is greedy."""
+    version: int
+    """Version of the weights that drew them."""
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+class Sampler(Protocol):
+    """What the loop and the evaluation need of an engine."""
+
+    version: int
+
+    def refresh(self, policy: Policy) -> None:
+        """Take over the policy's current weights and version."""
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        keys: Sequence[str],
+        n: int,
+        tau: float,
+        max_new_tokens: int,
+        seed: int,
+        draw: int = 0,
+    ) -> Rollouts:
+        """n answers to each prompt. keys: one stable name per prompt; draw: the round."""
+
+
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """splitmix64's finaliser on uint64 arrays."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def uniforms(keys: Sequence[str], n: int, length: int, seed: int, draw: int) -> np.ndarray:
+    """[len(keys) * n, length] float64 in [0, 1): one number per (seed, draw, key, sample, position)."""
+    rows = np.array([int(digest([seed, draw, key])[:16], 16) for key in keys], dtype=np.uint64)
+    samples = _mix(rows[:, None] + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(_GOLDEN))
+    steps = np.arange(1, length + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+    bits = _mix(samples.reshape(-1, 1) + steps)
+    return (bits >> np.uint64(11)) * 2.0**-53
+
+
+def choose(logits: Tensor, uniform: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """Tokens drawn by inverting the distribution function, and their log-probs at tau.
+
+    logits [B, V], uniform [B] float64 -> tokens [B], log-probs [B] float32. tau = 0 is greedy, with the
+    log-prob at tau = 1. The running sum is float64: over 152,000 tokens float32 would lose the tail.
+    """
+    log_p = torch.log_softmax(logits.float() / (tau or 1.0), -1)
+    if tau == 0:
+        tokens = logits.argmax(-1)
+    else:
+        cdf = log_p.double().exp_().cumsum_(-1)
+        reached = (cdf <= (uniform * cdf[:, -1])[:, None]).sum(-1)
+        tokens = reached.clamp_max_(logits.shape[-1] - 1)
+    return tokens, log_p.gather(-1, tokens[:, None]).squeeze(-1)
+
+
+def make_sampler(policy: Policy, engine: str = "auto") -> Sampler:
+    """An engine holding the policy's weights. auto: `static` where it can, else `transformers`."""
+    if engine not in ("auto", "static", "transformers"):
+        raise SeptError(f"engine {engine!r}: choose auto, static or transformers")
+    if engine == "auto":
+        small = sum(p.numel() for p in policy.model.parameters()) < 50_000_000
+        engine = (
+            "static" if small and StaticEngine.refuses(policy.model) is None else "transformers"
+        )
+    sampler: Sampler = StaticEngine() if engine == "static" else TransformersEngine()
+    sampler.refresh(policy)
+    return sampler
+
+
+def _collect(
+    prompts: Sequence[Sequence[int]],
+    n: int,
+    tokens: Tensor,
+    log_probs: Tensor,
+    eos: Sequence[int],
+    tau: float,
+    version: int,
+) -> Rollouts:
+    """Rollouts from raw draws: rows are cut behind their first end-of-sequence."""
+    ends = torch.isin(tokens, torch.tensor(list(eos)))
+    finished = ends.any(1)
+    lengths = torch.where(finished, ends.int().argmax(1) + 1, tokens.shape[1])
+    keep = torch.arange(tokens.shape[1]) < lengths[:, None]
+    rows = [list(p) for p in prompts for _ in range(n)]
+    return Rollouts(rows, tokens * keep, lengths, finished, log_probs * keep, tau, version)
+
+
+def check_request(prompts: Sequence, n: int, tau: float, longest: int, context: int) -> None:
+    """SeptError for an empty request, a bad temperature or a prompt that cannot fit the context."""
+    if not prompts:
+        raise SeptError("no prompts to sample from: the problem set is empty")
+    if n < 1:
+        raise SeptError(f"n = {n}: draw at least one answer per question")
+    if not (tau >= 0 and np.isfinite(tau)):
+        raise SeptError(f"temperature {tau}: must be a finite number of at least 0 (0 is greedy)")
+    if longest > context:
+        raise SeptError(
+            f"a prompt and its answer may take {longest} tokens but the model's context is {context}: "
+            "drop long prompts or lower max_new_tokens"
+        )
+
+
+class TransformersEngine:
+    """`generate` of transformers with its own cache and padding; only the draw is ours.
+
+    It runs as greedy search over scores in which our logits processor has left a single token, so
+    that none of the truncating defaults of a generation config can touch the distribution.
+    """
+
+    def __init__(self) -> None:
+        self.version = -1
+        self.policy: Policy | None = None
+        self.frozen: Any = None
+
+    def refresh(self, policy: Policy) -> None:
+        """Copy the weights: training must not change a sampler that was not refreshed."""
+        import copy
+
+        if self.frozen is None:
+            self.frozen = copy.deepcopy(policy.model)
+        else:
+            self.frozen.load_state_dict(policy.model.state_dict())
+        self.frozen.eval().requires_grad_(False)
+        self.policy, self.version = policy, policy.version
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        keys: Sequence[str],
+        n: int,
+        tau: float,
+        max_new_tokens: int,
+        seed: int,
+        draw: int = 0,
+    ) -> Rollouts:
+        from transformers import GenerationConfig, LogitsProcessorList
+
+        assert self.policy is not None, "refresh the engine before sampling"
+        width = max(map(len, prompts), default=0)
+        check_request(prompts, n, tau, width + max_new_tokens, self.policy.context)
+        device = next(self.frozen.parameters()).device
+        ids = torch.full((len(prompts), width), self.policy.pad_id)
+        mask = torch.zeros_like(ids)
+        for i, prompt in enumerate(prompts):
+            ids[i, width - len(prompt) :] = torch.tensor(prompt)
+            mask[i, width - len(prompt) :] = 1
+        noise = torch.from_numpy(uniforms(keys, n, max_new_tokens, seed, draw)).to(device)
+        log_probs: list[Tensor] = []
+
+        def draw_token(_: Tensor, scores: Tensor) -> Tensor:
+            token, log_p = choose(scores, noise[:, len(log_probs)], tau)
+            log_probs.append(log_p)
+            return torch.full_like(scores, -torch.inf).scatter_(1, token[:, None], 0.0)
+
+        settings = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            eos_token_id=list(self.policy.eos_ids),
+            pad_token_id=self.policy.pad_id,
+        )
+        out = self.frozen.generate(
+            ids.repeat_interleave(n, 0).to(device),
+            attention_mask=mask.repeat_interleave(n, 0).to(device),
+            generation_config=settings,
+            logits_processor=LogitsProcessorList([draw_token]),  # type: ignore[list-item]
+        )
+        tokens = out[:, width:].cpu()
+        drawn = torch.stack(log_probs, 1).cpu()
+        return _collect(prompts, n, tokens, drawn, self.policy.eos_ids, tau, self.version)
+
+
+class StaticEngine:
+    """The built-in engine for small Qwen2 and Llama models: packed weights and a static cache.
+
+    At 0.3 M parameters `generate` spends its time in Python and small operators. Here norm weights are
+    folded into the projections, q, k, v and gate, up are one matrix product each, rotation is one complex
+    product, prompts are prefilled once for all their samples, finished rows are dropped, and keys lie
+    transposed in the cache. The packed copy is rebuilt at every refresh.
+    """
+
+    max_rows = 512
+    """Rows decoded side by side."""
+
+    def __init__(self) -> None:
+        self.version = -1
+
+    @staticmethod
+    def refuses(model: Any) -> str | None:
+        """Why this engine cannot run `model`, or None if it can."""
+        c = model.config
+        if hasattr(model, "peft_config"):
+            return "it carries LoRA adapters"
+        if c.model_type not in ("qwen2", "llama"):
+            return f"model type {c.model_type} is not qwen2 or llama"
+        if c.hidden_act != "silu" or getattr(c, "mlp_bias", False):
+            return "only silu MLPs without bias"
+        rope = getattr(c, "rope_parameters", None) or {}
+        if rope.get("rope_type", "default") != "default":
+            return f"rope type {rope['rope_type']}"
+        if getattr(c, "use_sliding_window", False):
+            return "sliding-window attention"
+        if next(model.parameters()).device.type != "cpu":
+            return "weights are not on the CPU"
+        return None
+
+    @torch.no_grad()
+    def refresh(self, policy: Policy) -> None:
+        reason = self.refuses(policy.model)
+        if reason:
+            raise SeptError(
+                f"engine static cannot run this model: {reason}; use engine transformers"
+            )
+        c, body = policy.model.config, policy.model.model
+        self.heads, self.kv = c.num_attention_heads, c.num_key_value_heads
+        self.dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+        self.eps, self.eos, self.context = c.rms_norm_eps, policy.eos_ids, policy.context
+        half = self.dim // 2
+        # Rotation pairs feature i with i + dim/2; side by side the pair is one complex number.
+        pairs = torch.stack([torch.arange(half), torch.arange(half) + half], 1).flatten()
+        angles = torch.outer(torch.arange(self.context).float(), body.rotary_emb.inv_freq.float())
+        self.rotation = torch.polar(torch.ones_like(angles), angles)  # [context, dim / 2]
+        self.embedding = body.embed_tokens.weight.detach().float().clone()
+        self.layers = []
+        for layer in body.layers:
+            a, m = layer.self_attn, layer.mlp
+            weights, biases = [], []
+            for proj, count, scale in (
+                (a.q_proj, self.heads, self.dim**-0.5),
+                (a.k_proj, self.kv, 1.0),
+                (a.v_proj, self.kv, None),
+            ):
+                w = proj.weight.detach().float().view(count, self.dim, -1)
+                b = (
+                    proj.bias.detach().float()
+                    if proj.bias is not None
+                    else torch.zeros(w.shape[:2])
+                )
+                b = b.view(count, self.dim)
+                if scale is not None:
+                    w, b = w[:, pairs] * scale, b[:, pairs] * scale
+                weights.append(w.flatten(0, 1))
+                biases.append(b.flatten())
+            norm_in = layer.input_layernorm.weight.detach().float()
+            norm_mid = layer.post_attention_layernorm.weight.detach().float()
+            gate_up = torch.cat([m.gate_proj.weight, m.up_proj.weight]).detach().float() * norm_mid
+            self.layers.append(
+                (
+                    (torch.cat(weights) * norm_in).t().contiguous(),
+                    torch.cat(biases),
+                    a.o_proj.weight.detach().float().t().contiguous(),
+                    gate_up.t().contiguous(),
+                    m.down_proj.weight.detach().float().t().contiguous(),
+                )
+            )
+        head = policy.model.get_output_embeddings().weight.detach().float()
+        self.head = (head * body.norm.weight.detach().float()).t().contiguous()
+        self.version = policy.version
+
+    def _normed(self, x: Tensor) -> Tensor:
+        return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt_()
+
+    def _forward(
+        self,
+        ids: Tensor,
+        start: int,
+        rotation: Tensor,
+        mask: Tensor,
+        cache: list[tuple[Tensor, Tensor]],
+    ) -> Tensor:
+        """Logits of the last position. ids [B, S] occupy cache slots start .. start + S.
+
+        rotation [B, S, 1, dim / 2] complex; mask [B, 1, 1, S or 1, start + S], additive; cache per layer:
+        keys [B, kv, dim, L], values [B, kv, L, dim].
+        """
+        B, S = ids.shape
+        end, groups, inner = start + S, self.heads // self.kv, self.heads * self.dim
+        x = self.embedding[ids]
+        for (qkv, bias, out, gate_up, down), (keys, values) in zip(self.layers, cache, strict=True):
+            y = torch.addmm(bias, self._normed(x).view(B * S, -1), qkv).view(B, S, -1, self.dim)
+            qk = y[:, :, : self.heads + self.kv].reshape(B, S, self.heads + self.kv, -1, 2)
+            qk = torch.view_as_real(torch.view_as_complex(qk) * rotation).flatten(-2)
+            keys[..., start:end] = qk[:, :, self.heads :].permute(0, 2, 3, 1)
+            values[:, :, start:end] = y[:, :, self.heads + self.kv :].transpose(1, 2)
+            q = (
+                qk[:, :, : self.heads]
+                .reshape(B, S, self.kv, groups, self.dim)
+                .permute(0, 2, 3, 1, 4)
+            )
+            scores = q.reshape(B, self.kv, groups * S, self.dim) @ keys[..., :end]
+            scores = (scores.view(B, self.kv, groups, S, end) + mask).softmax(-1)
+            mixed = scores.view(B, self.kv, groups * S, end) @ values[:, :, :end]
+            mixed = mixed.view(B, self.kv, groups, S, self.dim).permute(0, 3, 1, 2, 4)
+            x = x + (mixed.reshape(B * S, inner) @ out).view(B, S, -1)
+            gate, up = (self._normed(x).view(B * S, -1) @ gate_up).chunk(2, -1)
+            x = x + ((torch.nn.functional.silu(gate) * up) @ down).view(B, S, -1)
+        return self._normed(x[:, -1]) @ self.head
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        keys: Sequence[str],
+        n: int,
+        tau: float,
+        max_new_tokens: int,
+        seed: int,
+        draw: int = 0,
+    ) -> Rollouts:
+        longest = max(map(len, prompts), default=0)
+        check_request(prompts, n, tau, longest + max_new_tokens, self.context)
+        noise = torch.from_numpy(uniforms(keys, n, max_new_tokens, seed, draw))
+        tokens = torch.zeros(len(prompts) * n, max_new_tokens, dtype=torch.long)
+        log_probs = torch.zeros(len(prompts) * n, max_new_tokens)
+        # Prompts of one length stand together: little padding, whatever order they came in.
+        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+        per_batch = max(1, self.max_rows // n)
+        for first in range(0, len(order), per_batch):
+            chosen = order[first : first + per_batch]
+            rows = torch.tensor([i * n + s for i in chosen for s in range(n)])
+            self._decode([prompts[i] for i in chosen], n, tau, noise, rows, tokens, log_probs)
+        return _collect(prompts, n, tokens, log_probs, self.eos, tau, self.version)
+
+    def _decode(
+        self,
+        prompts: list[Sequence[int]],
+        n: int,
+        tau: float,
+        noise: Tensor,
+        rows: Tensor,
+        tokens: Tensor,
+        log_probs: Tensor,
+    ) -> None:
+        """Fill tokens[rows] and log_probs[rows] for a batch of prompts of n samples each."""
+        width, limit = max(map(len, prompts)), tokens.shape[1]
+        B, L = len(prompts), width + limit
+        ids = torch.zeros(B, width, dtype=torch.long)
+        pad = torch.tensor([width - len(p) for p in prompts])
+        for i, prompt in enumerate(prompts):
+            ids[i, pad[i] :] = torch.tensor(prompt)
+        # Left padding: position = slot - pad, and padded slots are masked as keys.
+        hidden = torch.where(torch.arange(width) < pad[:, None], -torch.inf, 0.0)
+        causal = torch.full((width, width), -torch.inf).triu(1)
+        mask = (hidden[:, None, :] + causal).clamp_min(torch.finfo(torch.float32).min)
+        slots = (torch.arange(width) - pad[:, None]).clamp_min(0)
+        cache = [
+            (torch.zeros(B, self.kv, self.dim, width), torch.zeros(B, self.kv, width, self.dim))
+            for _ in self.layers
+        ]
+        logits = self._forward(ids, 0, self.rotation[slots][:, :, None], mask[:, None, None], cache)
+        # One prefill serves all n samples of a question; then the cache gets room for the answers.
+        logits, pad = logits.repeat_interleave(n, 0), pad.repeat_interleave(n)
+        grown = []
+        for keys, values in cache:
+            k = torch.zeros(B * n, self.kv, self.dim, L)
+            v = torch.zeros(B * n, self.kv, L, self.dim)
+            k[..., :width] = keys.repeat_interleave(n, 0)
+            v[:, :, :width] = values.repeat_interleave(n, 0)
+            grown.append((k, v))
+        cache = grown
+        mask = torch.zeros(B * n, 1, 1, 1, L)
+        mask[..., :width] = hidden.repeat_interleave(n, 0)[:, None, None, None]
+        eos = torch.tensor(list(self.eos))
+        alive = torch.ones(B * n, dtype=torch.bool)
+        for t in range(limit):
+            token, log_p = choose(logits, noise[rows, t], tau)
+            tokens[rows, t] = token
+            log_probs[rows, t] = log_p
+            alive &= ~torch.isin(token, eos)
+            left = int(alive.sum())
+            if left == 0 or t == limit - 1:
+                return
+            if left <= 0.75 * len(
+                rows
+            ):  # drop finished rows, so that stragglers do not hold the rest
+                keep = alive.nonzero().squeeze(1)
+                rows, pad, token, mask = rows[keep], pad[keep], token[keep], mask[keep]
+                cache = [(k[keep], v[keep]) for k, v in cache]
+                alive = torch.ones(left, dtype=torch.bool)
+            slot = width + t
+            rotation = self.rotation[slot - pad][:, None, None]
+            logits = self._forward(token[:, None], slot, rotation, mask[..., : slot + 1], cache)

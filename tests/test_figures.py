@@ -1,0 +1,232 @@
+"""Every drawing function draws, refuses broken tables by name, and saves reproducibly."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pandas as pd
+import pytest
+
+pytest.importorskip("matplotlib")
+from matplotlib import colors as mcolors
+from matplotlib.figure import Figure
+from PIL import Image
+
+from sept import figures, published
+
+PROVENANCE = {"commit": "0123abc (dirty)", "config": "9f", "seeds": [0, 1], "torch": "2.13.0"}
+TEMPERATURES = (0.0, 0.5, 1.0, 1.5)
+
+
+def _with_interval(rows: list[dict]) -> pd.DataFrame:
+    return pd.DataFrame(rows).assign(lo=lambda f: f["value"] - 2, hi=lambda f: f["value"] + 2)
+
+
+@pytest.fixture()
+def sweep() -> pd.DataFrame:
+    return _with_interval(
+        [
+            {"family": f, "temperature": t, "metric": m, "value": 50 - 5 * i - 10 * t}
+            for i, f in enumerate(("add3", "mul4", "Mean"))
+            for t in TEMPERATURES
+            for m in ("pass@1", "pass@8", "pass@32", "AVG")
+        ]
+    )
+
+
+@pytest.fixture()
+def methods() -> pd.DataFrame:
+    return _with_interval(
+        [
+            {"method": a, "temperature": t, "metric": m, "value": 40 + 5 * i - 10 * t}
+            for i, a in enumerate(("Baseline", "SePT", "GRPO"))
+            for t in TEMPERATURES
+            for m in ("pass@1", "pass@32")
+        ]
+    )
+
+
+@pytest.fixture()
+def rows() -> pd.DataFrame:
+    names = ("Baseline (T chosen on dev)", "Baseline (T chosen on test)", "SePT", "GRPO")
+    return _with_interval(
+        [
+            {"method": a, "metric": m, "value": 30.0 + 4 * i + 10 * j}
+            for i, a in enumerate(names)
+            for j, m in enumerate(("pass@1", "pass@8", "pass@32", "AVG"))
+        ]
+    )
+
+
+@pytest.fixture()
+def training() -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"arm": a, "seed": s, "round": r, "metric": m, "value": i + s + r}
+            for i, a in enumerate(("SePT", "SePT (annealed)", "GRPO"))
+            for s in range(3)
+            for r in range(4)
+            for m in ("pass@1", "entropy", "token NLL", "length")
+        ]
+    )
+
+
+# drawing function, fixture, columns it needs, number of panels
+DRAWINGS = [
+    ("figure_1a", "sweep", ("family", "temperature", "metric", "value", "lo", "hi"), 2),
+    ("figure_1a_beside", "sweep", ("family", "temperature", "metric", "value", "lo", "hi"), 4),
+    ("figure_6", "methods", ("method", "temperature", "metric", "value", "lo", "hi"), 4),
+    ("figure_1c", "rows", ("method", "metric", "value", "lo", "hi"), 2),
+    ("figure_training", "training", ("arm", "seed", "round", "metric", "value"), 4),
+]
+
+
+def _panels(fig: Figure) -> list:
+    return [ax for ax in fig.axes if ax.get_visible()]
+
+
+@pytest.mark.parametrize(("name", "fixture", "columns", "panels"), DRAWINGS)
+def test_draws_and_saves(name, fixture, columns, panels, request, tmp_path):
+    table = request.getfixturevalue(fixture)
+    before = table.copy()
+    fig = getattr(figures, name)(table)
+    assert isinstance(fig, Figure)
+    assert len(_panels(fig)) == panels
+    paths = figures.save_figure(fig, name, table, tmp_path, PROVENANCE)
+    assert [p.name for p in paths] == [f"{name}.csv", f"{name}.png", f"{name}.pdf"]
+    assert sorted(tmp_path.iterdir()) == sorted(paths)  # no scratch file is left
+    pd.testing.assert_frame_equal(table, before)  # the caller's table is not touched
+    pd.testing.assert_frame_equal(pd.read_csv(paths[0]), table, check_dtype=False)
+
+
+@pytest.mark.parametrize(("name", "fixture", "columns", "panels"), DRAWINGS)
+def test_broken_tables_are_refused_by_column(name, fixture, columns, panels, request):
+    table = request.getfixturevalue(fixture)
+    draw = getattr(figures, name)
+    for column in columns:
+        holed = table.astype({column: object})
+        holed.loc[1, column] = None
+        for broken in (table.drop(columns=column), holed):
+            with pytest.raises(ValueError, match=f"^{name}: column '{column}'.*$") as error:
+                draw(broken)
+            assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=f"^{name}: the table has no rows$"):
+        draw(table.iloc[:0])
+
+
+def test_metadata_can_be_read_back(methods, tmp_path):
+    fig = figures.figure_6(methods)
+    _, png, pdf = figures.save_figure(fig, "figure_6", methods, tmp_path, PROVENANCE)
+    with Image.open(png) as image:
+        assert image.text["Title"] == "figure_6"
+        assert json.loads(image.text["Description"]) == PROVENANCE
+        assert image.width == round(figures.PAGE * 200)
+    raw = pdf.read_bytes()
+    subject = re.search(rb"/Subject \((.*?[^\\])\)\s", raw, re.DOTALL)
+    assert subject is not None
+    assert json.loads(re.sub(rb"\\([()\\])", rb"\1", subject[1])) == PROVENANCE
+    assert b"CreationDate" not in raw
+    assert b"/FontFile2" in raw and b"/Type3" not in raw  # embedded TrueType
+
+
+def test_same_table_same_bytes(sweep, tmp_path):
+    for folder in ("one", "two"):
+        fig = figures.figure_1a(sweep)
+        figures.save_figure(fig, "figure_1a", sweep, tmp_path / folder, PROVENANCE)
+    for suffix in ("csv", "png", "pdf"):
+        one, two = (tmp_path / f / f"figure_1a.{suffix}" for f in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes(), suffix
+
+
+def test_a_failed_write_keeps_the_old_file(sweep, tmp_path, monkeypatch):
+    fig = figures.figure_1a(sweep)
+    paths = figures.save_figure(fig, "figure_1a", sweep, tmp_path, PROVENANCE)
+    old = {p: p.read_bytes() for p in paths}
+
+    def broken(path, **_):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(fig, "savefig", broken)
+    with pytest.raises(OSError, match="disk full"):
+        figures.save_figure(fig, "figure_1a", sweep, tmp_path, PROVENANCE)
+    assert {p: p.read_bytes() for p in sorted(tmp_path.iterdir())} == old
+
+
+def test_colours_are_distinct_and_shared_by_variants():
+    assert len(set(figures.COLOURS.values())) == len(figures.COLOURS)
+    assert figures.method_colour("SePT (annealed)") == figures.COLOURS["SePT"]
+    assert figures.method_colour("SePT (Offline)") == figures.COLOURS["Offline"]
+    assert figures.method_colour("Baseline (T chosen on dev)") == figures.COLOURS["Baseline"]
+    assert figures.method_colour("mine") not in figures.COLOURS.values()
+    six = [figures.FAMILY_STYLE[name] for name in (*published.BENCHMARKS, "Mean")]
+    assert len({colour for colour, _ in six}) == len({marker for _, marker in six}) == 7
+
+
+def test_variants_of_a_method_differ_in_dash(training):
+    fig = figures.figure_training(training)
+    lines = {
+        label.split(" (3 seeds)")[0]: line
+        for line, label in zip(*fig.axes[0].get_legend_handles_labels(), strict=True)
+    }
+    plain, variant = lines["SePT"], lines["SePT (annealed)"]
+    assert plain.get_color() == variant.get_color()
+    assert plain.get_linestyle() != variant.get_linestyle()
+
+
+def test_legend_names_arms_that_the_first_panel_lacks(training):
+    first = training["metric"] == "pass@1"
+    fig = figures.figure_training(training[~(first & (training["arm"] == "GRPO"))])
+    texts = [t.get_text() for t in fig.legends[0].get_texts()]
+    assert texts == ["SePT (3 seeds)", "SePT (annealed) (3 seeds)", "GRPO (3 seeds)"]
+
+
+def test_published_block_is_tinted_and_named(sweep, methods, rows):
+    for fig in (
+        figures.figure_1a_beside(sweep, "a small model"),
+        figures.figure_6(methods, "a small model"),
+        figures.figure_1c(rows, "a small model"),
+    ):
+        first, second = fig.subfigs
+        assert re.match(r"measured:\s+a small model", first.get_suptitle())
+        assert re.match(r"published:\s+Qwen2.5-Math-7B", second.get_suptitle())
+        assert mcolors.to_hex(first.get_facecolor()) == "#ffffff"
+        assert mcolors.to_hex(second.get_facecolor()) != "#ffffff"
+
+
+def test_published_panel_draws_the_published_curve(sweep):
+    fig = figures.figure_1a_beside(sweep)
+    panel = fig.subfigs[1].axes[0]
+    mean = next(line for line in panel.lines if line.get_label() == "Mean")
+    expected = published.curve("1a", "left", "Mean")
+    assert list(mean.get_xdata()) == expected["x"].tolist()
+    assert list(mean.get_ydata()) == expected["y"].tolist()
+
+
+def test_short_profiles_draw_their_largest_k(sweep):
+    small = sweep[sweep["metric"].isin(["pass@1", "pass@8"])]
+    assert [ax.get_title() for ax in figures.figure_1a(small).axes] == ["pass@1", "pass@8"]
+    with pytest.raises(ValueError, match="figure_1a: column 'metric' holds no 'pass@1'"):
+        figures.figure_1a(sweep[sweep["metric"] == "AVG"])
+
+
+def test_bars_carry_the_gains_the_paper_prints(rows):
+    texts = [t.get_text() for t in figures.figure_1c(rows).subfigs[1].axes[0].texts]
+    assert texts == ["22.7", "61.0", "43.7", "+16.8", "+6.9", "+11.3", "+21.1", "+10.6", "+15.4"]
+
+
+def test_table_1(rows):
+    html, latex = figures.table_1(rows, "embedded <base> & co")
+    assert "embedded &lt;base&gt; &amp; co" in html and r"embedded <base> \& co" in latex
+    for text in (html, latex):
+        assert "38.0 [36.0, 40.0] (+8.0)" in text  # measured: value, interval, gain
+        assert "39.5 (+16.8)" in text  # published
+        assert "36.6 (-0.2)" in text
+    assert html.count("<tr") == 1 + 4 + 12
+    paired = rows.assign(delta=7.5, delta_lo=6.5, delta_hi=8.5)
+    assert "38.0 [36.0, 40.0] (+7.5 [+6.5, +8.5])" in figures.table_1(paired)[0]
+    with pytest.raises(ValueError, match="table_1: column 'lo' is missing"):
+        figures.table_1(rows.drop(columns="lo"))
+    with pytest.raises(ValueError, match="table_1: column 'method' holds no 'Baseline'"):
+        figures.table_1(rows[rows["method"] == "SePT"])

@@ -1,0 +1,384 @@
+"""Algorithm 1: gradients, normalisations, staleness, resume, and every knob of the config."""
+
+import json
+import math
+
+import pytest
+import torch
+from conftest import random_policy
+
+from sept import loop, objectives
+from sept.config import PRESETS, SeptError, from_dict, preset
+from sept.loop import StaleSamplerError, TrainingError, train
+from sept.policy import make_batch, response_logits
+from sept.problems import Problem, ProblemSet
+from sept.sampling import StaticEngine, TransformersEngine
+from sept.schedules import tau_s_at
+
+SMALL = {
+    "rounds": 3,
+    "warmup": 0,
+    "questions": 8,
+    "mini_batch": 4,
+    "max_new_tokens": 12,
+    "save_every": 1,
+}
+
+
+@pytest.fixture()
+def policy():
+    return random_policy(seed=1)
+
+
+@pytest.fixture(scope="module")
+def problems():
+    return ProblemSet(
+        "words", tuple(Problem(str(i), "words", f"w{i} w{i + 3} w{2 * i}", "w9") for i in range(24))
+    )
+
+
+@pytest.fixture()
+def rollouts(policy, problems):
+    engine = StaticEngine()
+    engine.refresh(policy)
+    prompts = [policy.encode(p.prompt) for p in problems.items]
+    return engine.sample(prompts, [p.id for p in problems.items], 1, 1.0, 12, seed=0)
+
+
+def rows_of(rollouts, rows):
+    rows = list(rows)
+    return [rollouts.prompts[i] for i in rows], rollouts.tokens[rows], rollouts.lengths[rows]
+
+
+def gradient(policy):
+    return torch.cat([p.grad.flatten() for p in policy.model.parameters()])
+
+
+# --- exactness ------------------------------------------------------------------------------------------
+
+
+def test_nll_and_gradient_equal_transformers_own_loss(policy, rollouts):
+    """Same loss, same gradient as `model(labels=...)`: shift, mask and end-of-sequence all at once."""
+    batch = make_batch(*rows_of(rollouts, range(8)))
+    labels = torch.full_like(batch.ids, -100)
+    for i in range(8):
+        n = int(rollouts.lengths[i])
+        start = len(rollouts.prompts[i])
+        labels[i, start : start + n] = rollouts.tokens[i, :n]
+    policy.model.zero_grad()
+    theirs = policy.model(batch.ids, attention_mask=batch.attention, labels=labels).loss
+    theirs.backward()
+    their_gradient = gradient(policy)
+    policy.model.zero_grad()
+    losses = objectives.nll(response_logits(policy.model, batch), batch.tokens, 1.0)
+    tokens = int(batch.mask.sum())
+    ours = objectives.normalise(losses, batch.mask, "token", tokens, 8, 1)
+    ours.backward()
+    assert abs(ours.item() - theirs.item()) <= 1e-6 * max(1, abs(theirs.item()))
+    scale = their_gradient.abs().max()
+    assert ((gradient(policy) - their_gradient).abs().max() / scale).item() <= 1e-6
+    assert rollouts.finished[:8].any(), "some answers must end, or nothing is said about their end"
+
+
+def test_padding_side_changes_nothing(policy, rollouts):
+    parts = rows_of(rollouts, range(12))
+    with torch.no_grad():
+        outs = []
+        for left in (False, True):
+            batch = make_batch(*parts, left=left)
+            outs.append(
+                objectives.token_log_probs(response_logits(policy.model, batch), batch.tokens)
+            )
+        assert len({len(p) + int(n) for p, n in zip(parts[0], parts[2], strict=True)}) > 3
+        for i in range(12):
+            one = make_batch([parts[0][i]], parts[1][i : i + 1], parts[2][i : i + 1])
+            alone = objectives.token_log_probs(response_logits(policy.model, one), one.tokens)
+            for out in outs:
+                assert (out[i, : alone.shape[1]] - alone[0]).abs().max().item() <= 1e-5
+
+
+@pytest.mark.parametrize("how", ["token", "sequence-sum"])
+def test_accumulation_gives_the_same_gradient(how, policy, rollouts):
+    gradients = []
+    for size in (8, 1):
+        policy.model.zero_grad()
+        total = int(rollouts.lengths[:8].sum())
+        for i in range(0, 8, size):
+            batch = make_batch(*rows_of(rollouts, range(i, i + size)))
+            losses = objectives.nll(response_logits(policy.model, batch), batch.tokens, 1.0)
+            objectives.normalise(losses, batch.mask, how, total, 8, 8 // size).backward()
+        gradients.append(gradient(policy))
+    scale = gradients[0].abs().max()
+    assert ((gradients[0] - gradients[1]).abs().max() / scale).item() <= 1e-6
+
+
+def test_microbatch_token_mean_does_depend_on_accumulation():
+    losses, mask = torch.tensor([[1.0, 1.0], [4.0, 0.0]]), torch.tensor([[1, 1], [1, 0]]).bool()
+    whole = objectives.normalise(losses, mask, "microbatch-token", 3, 2, 1)
+    halves = sum(
+        objectives.normalise(losses[i : i + 1], mask[i : i + 1], "microbatch-token", 3, 2, 2)
+        for i in range(2)
+    )
+    assert whole.item() == pytest.approx(2.0) and float(halves) == pytest.approx(2.5)
+
+
+def test_objectives_by_hand():
+    logits = torch.log(torch.tensor([[[0.5, 0.25, 0.25], [0.8, 0.1, 0.1]]]))
+    tokens = torch.tensor([[1, 0]])
+    assert objectives.nll(logits, tokens, 1.0).tolist()[0] == pytest.approx(
+        [math.log(4), math.log(1 / 0.8)]
+    )
+    # At temperature 1/2 probabilities are squared: 1/16 over 1/4 + 1/16 + 1/16.
+    assert objectives.nll(logits, tokens, 0.5)[0, 0].item() == pytest.approx(math.log(6))
+    h = objectives.entropy(logits)[0, 0].item()
+    assert h == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(4))
+    gains = objectives.group_advantages(torch.tensor([1.0, 0, 0, 0, 1, 1, 1, 1]), 4)
+    assert gains[:4].tolist() == pytest.approx([1.5, -0.5, -0.5, -0.5], rel=1e-4)
+    assert gains[4:].abs().max() == 0
+    old = objectives.token_log_probs(logits, tokens) - math.log(1.5)  # the ratio is 1.5 everywhere
+    up = objectives.grpo(logits, tokens, 1.0, old, torch.tensor([2.0]), 0.2)
+    assert up.tolist()[0] == pytest.approx([-2.4, -2.4])  # clipped at 1.2
+    down = objectives.grpo(logits, tokens, 1.0, old - math.log(4), torch.tensor([-2.0]), 0.2)
+    assert down.tolist()[0] == pytest.approx([6.0, 6.0])  # ratio 6 against the dual clip at 3
+
+
+# --- the loop -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arm", sorted(PRESETS))
+def test_every_arm_runs_and_changes_every_parameter(arm, problems, tmp_path):
+    policy = random_policy(seed=1)
+    before = {k: v.clone() for k, v in policy.model.state_dict().items()}
+    small = dict(SMALL, G=2) if arm == "grpo" else SMALL
+    if arm == "grpo":  # rewards must differ inside a group for GRPO to move at all
+        problems = ProblemSet(
+            "any", tuple(Problem(p.id, "w", p.prompt, "w12") for p in problems.items), world="file"
+        )
+        loop_grade = loop.grade
+        loop.grade = lambda text, finished, problem, world: len(text) % 2 == 0
+    try:
+        rows = train(preset(arm, **small, lr=1e-3), policy, problems, tmp_path / "run")
+    finally:
+        if arm == "grpo":
+            loop.grade = loop_grade
+    assert len(rows) == 3 and policy.version == 6
+    for key, value in policy.model.state_dict().items():
+        assert not torch.equal(value, before[key]), f"{key} did not change"
+    for name in ("loss", "nll", "entropy", "sampler_gap", "grad_norm", "length", "accuracy"):
+        assert math.isfinite(rows[-1][name])
+    assert (tmp_path / "run" / "final" / "model.safetensors").is_file()
+
+
+def test_sampler_gap_is_the_difference_of_log_probs(policy, problems, tmp_path):
+    rows = train(preset("sept", **SMALL, lr=1e-3), policy, problems, tmp_path / "run")
+    assert all(row["sampler_gap"] < 1e-4 for row in rows)
+    offline = train(
+        preset("offline", **SMALL, lr=1e-3), random_policy(seed=1), problems, tmp_path / "off"
+    )
+    assert offline[0]["sampler_gap"] < 1e-4 < offline[2]["sampler_gap"]
+
+
+class ForgetfulEngine(StaticEngine):
+    """A sampler whose refresh does nothing after the first."""
+
+    def refresh(self, policy):
+        if self.version < 0:
+            super().refresh(policy)
+
+
+class LyingEngine(ForgetfulEngine):
+    """A sampler that says it was refreshed but keeps its old packed weights."""
+
+    def refresh(self, policy):
+        super().refresh(policy)
+        self.version = policy.version
+
+
+@pytest.mark.parametrize("kind", [ForgetfulEngine, LyingEngine])
+def test_a_stale_sampler_stops_the_run(kind, policy, problems, tmp_path):
+    engine = kind()
+    engine.refresh(policy)
+    with pytest.raises(StaleSamplerError, match="round 1"):
+        train(preset("sept", **SMALL, lr=1e-3), policy, problems, tmp_path / "run", sampler=engine)
+
+
+def test_refresh_every_two_uses_each_version_twice(policy, problems, tmp_path):
+    class Watching(TransformersEngine):
+        seen = []
+
+        def sample(self, *a, **k):
+            self.seen.append(self.version)
+            return super().sample(*a, **k)
+
+    engine = Watching()
+    engine.refresh(policy)
+    config = preset("sept", **{**SMALL, "rounds": 5, "refresh_every": 2})
+    train(config, policy, problems, tmp_path / "run", sampler=engine)
+    assert engine.seen == [0, 0, 4, 4, 8]
+
+
+def test_offline_draws_one_fixed_answer_per_question(policy, problems, tmp_path):
+    """A question met again in a later epoch brings the same answer: a frozen data set."""
+
+    class Watching(StaticEngine):
+        drawn = {}
+        again = 0
+
+        def sample(self, prompts, keys, *a, **k):
+            out = super().sample(prompts, keys, *a, **k)
+            for i, key in enumerate(keys):
+                row = out.tokens[i].tolist()
+                self.again += key in self.drawn
+                assert self.drawn.setdefault(key, row) == row
+            return out
+
+    engine = Watching()
+    engine.refresh(policy)
+    config = preset("offline", **{**SMALL, "rounds": 6, "lr": 1e-3})
+    train(config, policy, problems, tmp_path / "run", sampler=engine)
+    assert engine.again == 24
+
+
+@pytest.mark.parametrize("arm", ["sept", "offline", "sept-annealed"])
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_resume_equals_uninterrupted(arm, lora_rank, problems, tmp_path):
+    config = preset(arm, **{**SMALL, "rounds": 5}, lr=1e-3, lora_rank=lora_rank)
+    whole = random_policy(seed=1)
+    rows = train(config, whole, problems, tmp_path / "whole")
+
+    def stop(row):
+        if row["round"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match="resume"):
+        train(config, random_policy(seed=1), problems, tmp_path / "cut", on_round=stop)
+    resumed = random_policy(seed=1)
+    again = train(config, resumed, problems, tmp_path / "cut", resume=True)
+    assert [r["loss"] for r in again] == [r["loss"] for r in rows]
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert not list((tmp_path / "cut").glob("checkpoint-*"))
+
+
+def test_a_finished_run_is_not_run_again(policy, problems, tmp_path):
+    config = preset("sept", **SMALL)
+    rows = train(config, policy, problems, tmp_path / "run")
+    again = train(
+        config,
+        random_policy(seed=1),
+        problems,
+        tmp_path / "run",
+        resume=True,
+        on_round=lambda _: 1 / 0,
+    )
+    assert rows == again
+
+
+def test_nan_stops_with_round_batch_and_checkpoint(policy, problems, tmp_path):
+    def poison(row):
+        if row["round"] == 1:
+            with torch.no_grad():
+                policy.model.model.norm.weight[0] = float("nan")
+
+    with pytest.raises(TrainingError, match=r"round 2, batch 0: .*checkpoint-2") as error:
+        train(
+            preset("sept", **SMALL, lr=1e-12),
+            policy,
+            problems,
+            tmp_path / "run",
+            sampler=_Deaf(random_policy(seed=1)),
+            on_round=poison,
+        )
+    assert "\n" not in str(error.value)
+
+
+class _Deaf(StaticEngine):
+    """Keeps drawing from healthy weights, so that the NaN reaches the loss and not the draw."""
+
+    def __init__(self, policy):
+        super().__init__()
+        super().refresh(policy)
+
+    def refresh(self, policy):
+        self.version = policy.version
+
+
+def test_folder_of_another_run_is_refused(policy, problems, tmp_path):
+    train(preset("sept", **SMALL), policy, problems, tmp_path / "run")
+    for config in (preset("sept", **SMALL, lr=1e-3), preset("sept", **SMALL, seed=1)):
+        with pytest.raises(SeptError, match="another run"):
+            train(config, random_policy(seed=1), problems, tmp_path / "run", resume=True)
+    with pytest.raises(SeptError, match="--resume"):
+        train(preset("sept", **SMALL), random_policy(seed=1), problems, tmp_path / "run")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("dear")
+    with pytest.raises(SeptError, match="not empty"):
+        train(preset("sept", **SMALL), random_policy(seed=1), problems, tmp_path / "other")
+    assert (tmp_path / "other" / "thesis.tex").read_text() == "dear"
+
+
+def test_gradient_checkpointing_changes_nothing(problems, tmp_path):
+    losses = []
+    for on in (False, True):
+        config = preset("sept", **SMALL, gradient_checkpointing=on, lr=1e-3)
+        rows = train(config, random_policy(seed=1), problems, tmp_path / str(on))
+        losses.append([r["loss"] for r in rows])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_mu_and_clipping_and_warmup(problems, tmp_path):
+    rows = train(
+        preset("sept", **{**SMALL, "warmup": 2}, mu=2, grad_clip=1e-9),
+        policy := random_policy(seed=1),
+        problems,
+        tmp_path / "run",
+    )
+    assert [r["lr"] for r in rows] == pytest.approx([0, 5e-5, 1e-4])
+    assert policy.version == 12, "mu = 2 passes over 2 mini-batches in 3 rounds"
+
+
+# --- config and schedule --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tau_s": 0}, {"tau_s": -1.0}, {"tau_s": float("nan")}, {"tau_t": 0.0}, {"tau_t": float("inf")},
+        {"G": 0}, {"G": 1.5}, {"rounds": 0}, {"refresh_every": 0}, {"lr": 0}, {"objective": "dpo"},
+        {"loss_normalisation": "mean"}, {"questions": 10, "mini_batch": 4}, {"objective": "grpo"},
+        {"beta1": 1.0}, {"weight_decay": -1}, {"anneal_share": 0}, {"temperature": 1.0},
+        {"seed": True}, {"tau_s": "0.6"},
+    ],
+)  # fmt: skip
+def test_bad_fields_are_named_in_one_line(fields):
+    with pytest.raises(SeptError) as error:
+        from_dict(fields)
+    name = next(iter(fields))
+    assert name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_unknown_arm_lists_the_known():
+    with pytest.raises(SeptError, match="em-ft"):
+        preset("sft")
+
+
+def test_config_key_and_json_round_trip():
+    config = preset("grpo", seed=3)
+    assert from_dict(json.loads(config.to_json())) == config
+    assert config.key() != preset("grpo", seed=4).key()
+    assert config.key() == preset("grpo", seed=3, save_every=7).key(), (
+        "bookkeeping changes no numbers"
+    )
+
+
+def test_schedules_follow_the_paper():
+    """B.1: tau + (u / 2)(1 - tau) for u < 2 epochs of 3, then 1."""
+    steps, start = 300, 0.6
+    for step in range(3 * steps):
+        u = step / steps
+        paper = start + (u / 2) * (1 - start) if u < 2 else 1.0
+        assert tau_s_at(step, 3 * steps, start, 1.0, "linear", 2 / 3) == pytest.approx(paper)
+    assert tau_s_at(50, 100, 0.6, 1.0, "constant", 2 / 3) == 0.6
+    cosine = [tau_s_at(r, 90, 0.6, 1.0, "cosine", 2 / 3) for r in range(90)]
+    assert cosine[0] == 0.6 and cosine[30] == pytest.approx(0.8) and set(cosine[60:]) == {1.0}
+    assert cosine == sorted(cosine)

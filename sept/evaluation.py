@@ -178,3 +178,33 @@ def best_temperature(sweep: dict[float, pd.DataFrame], metric: str = "AVG") -> f
     if not means:
         raise SeptError(f"no temperature of the sweep has {metric}; draw at least 32 samples")
     return max(means, key=lambda tau: (means[tau], -tau))
+
+
+def summary_rows(runs: Sequence[pd.DataFrame], **labels: Any) -> list[dict[str, Any]]:
+    """`summarise` as rows of a long table: the labels, then metric, value, lo, hi, seeds, questions."""
+    table = summarise(runs).reset_index()
+    return [{**labels, **{str(k): v for k, v in row.items()}} for row in table.to_dict("records")]
+
+
+def sweep_table(sweep: dict[float, pd.DataFrame]) -> pd.DataFrame:
+    """Long table of a sweep {temperature: question_scores}: every family and their `Mean`."""
+    rows = []
+    for tau, scores in sweep.items():
+        for family in scores["family"].unique():
+            part = scores[scores["family"] == family].reset_index(drop=True)
+            rows += summary_rows([part], family=family, temperature=tau)
+        rows += summary_rows([scores], family="Mean", temperature=tau)
+    return pd.DataFrame(rows)
+
+
+def best_for_each_k(sweep: dict[float, pd.DataFrame]) -> pd.DataFrame:
+    """The strongest untrained rival: each pass@k at the temperature that is best for it, greedy included.
+
+    Returns question_scores whose columns may stem from different temperatures; AVG is their mean.
+    """
+    out = next(iter(sweep.values()))[["id", "family"]].copy()
+    metrics = [m for m in METRICS[:-1] if all(m in s for t, s in sweep.items() if t > 0)]
+    for metric in metrics:
+        out[metric] = sweep[best_temperature(sweep, metric)][metric].to_numpy()
+    out["AVG"] = out[metrics].mean(axis=1)
+    return out

@@ -49,6 +49,18 @@ class Profile:
     notebooks: str = ""
     """Comma-separated beginnings of the notebooks that belong to it; empty: all."""
 
+    def runs(self, arm: str, count: int | None = None) -> list[Run]:
+        """The reported runs of an arm, one per seed, or the first `count` of them."""
+        overrides = dict(self.train_overrides)
+        if arm == "grpo" and "questions" in overrides:  # as many answers a round, in groups of G
+            overrides |= {"questions": overrides["questions"] // 8, "mini_batch": 1}
+        pairs = tuple(sorted(overrides.items()))
+        return [Run(self.model, arm, seed, self.train, pairs) for seed in self.seeds[:count]]
+
+    def score(self, model: str | Run, tau: float = 1.0, problems: str | None = None) -> Score:
+        """A score at this scale, on the test questions unless told otherwise."""
+        return Score(model, problems or self.test, tau, self.n)
+
 
 _TENTHS = tuple(round(0.1 * i, 1) for i in range(17))
 _COARSE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6)
@@ -77,6 +89,19 @@ def profile(name: str) -> Profile:
         raise SeptError(f"profile {name!r}: unknown, choose one of {', '.join(PROFILES)}")
     return PROFILES[name]
 
+
+ARM_NAMES = {
+    "sept": "SePT",
+    "sept-annealed": "SePT (annealed)",
+    "offline": "Offline",
+    "coupled": "Coupled",
+    "coupled-tau_s": "Coupled (0.6)",
+    "coupled-annealed": "Coupled (annealed)",
+    "inverted": "Inverted",
+    "em-ft": "EM-FT",
+    "grpo": "GRPO",
+}
+"""What figures and tables call an arm."""
 
 # --- runs -------------------------------------------------------------------------------------------
 
@@ -160,6 +185,24 @@ def counts(score: Score) -> pd.DataFrame:
     if not path.is_file():
         raise SeptError(f"result {path.parent.name} is missing: call compute() on it first")
     return pd.read_csv(path)
+
+
+def scores(score: Score) -> pd.DataFrame:
+    """Per-question scores of a computed result (`evaluation.question_scores`)."""
+    from .evaluation import question_scores
+
+    return question_scores(counts(score), greedy=score.tau == 0)
+
+
+def training_table(runs: Iterable[Run], metrics: dict[str, str]) -> pd.DataFrame:
+    """Long table arm, seed, round, metric, value of finished runs. metrics: column -> shown name."""
+    parts = []
+    for run in runs:
+        rows = rounds_table(run)
+        for column, shown in metrics.items():
+            part = pd.DataFrame({"round": rows["round"], "value": rows[column]})
+            parts.append(part.assign(arm=ARM_NAMES[run.arm], seed=run.seed, metric=shown))
+    return pd.concat(parts, ignore_index=True)
 
 
 def compute(scores: Iterable[Score], workers: int | None = None, label: str = "") -> None:

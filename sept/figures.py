@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import html as html_escape
 import json
+import logging
 import os
 import sys
 import textwrap
@@ -67,7 +68,7 @@ FAMILY_STYLE: dict[str, tuple[str, str]] = {
             ("MATH-500", "AMC-23", "Olympiad", "Minerva", "AIME-24", "AIME-25"), _SLOTS, strict=True
         )
     ),
-    **dict(zip(("add3", "sub4", "add4", "mul3", "add5", "mul4"), _SLOTS, strict=True)),
+    **dict(zip(("add3", "sub3", "add4", "sub4", "add5", "sub5"), _SLOTS, strict=True)),
     "Mean": ("#000000", "X"),
 }
 
@@ -103,6 +104,7 @@ _STYLE: dict[Any, Any] = {
 def use_style() -> None:
     """Set the house style for every figure drawn after this call."""
     matplotlib.rcParams.update(_STYLE)
+    logging.getLogger("fontTools").setLevel(logging.ERROR)  # it remarks on every font it embeds
     if "ipykernel" in sys.modules:
         # Loading the inline backend is what makes a notebook show a Figure that a cell returns.
         plt.switch_backend(matplotlib.get_backend())

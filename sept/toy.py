@@ -383,7 +383,8 @@ library_name: transformers
 # Base {base} of sept's embedded world
 
 {DESCRIPTIONS[base][0].upper() + DESCRIPTIONS[base][1:]}.
-A Qwen2 model of {size:,} parameters over {len(VOCABULARY)} character tokens that writes out additions and subtractions of 3 to 5 digits, reverses and sorts digits.
+A Qwen2 model of {size:,} parameters over {len(VOCABULARY)} character tokens that writes out additions
+and subtractions of 3 to 5 digits, reverses and sorts digits.
 It was made from nothing by `sept pretrain --base {base}` on generated documents; it knows nothing else.
 
 Training loss (nats per response token, running mean): {losses}. Seed {RECIPES[base].seed}.

@@ -49,11 +49,11 @@ def test_both_engines_draw_the_same_tokens(name, tau, request):
 @pytest.mark.parametrize("kind", ENGINES)
 def test_seeds_are_coordinates(kind, qwen):
     engine = engine_of(kind, qwen)
-    draw = lambda order, seed=0, n=3, round=0: (
-        engine.sample(  # noqa: E731
-            [PROMPTS[i] for i in order], [KEYS[i] for i in order], n, 1.0, 16, seed, round
-        ).tokens
-    )
+
+    def draw(order, seed=0, n=3, round=0):
+        prompts, keys = [PROMPTS[i] for i in order], [KEYS[i] for i in order]
+        return engine.sample(prompts, keys, n, 1.0, 16, seed, round).tokens
+
     first = draw([0, 1, 2, 3])
     assert torch.equal(first, draw([0, 1, 2, 3])), "same seed, same tokens"
     swapped = draw([3, 1, 0, 2])

@@ -73,7 +73,11 @@ pd.Series(best, name="best temperature")
 
 # %%
 runs = {arm: scale.runs(arm, 3) for arm in ("sept", "grpo")}
-wanted = {(arm, tau): [scale.score(r, tau) for r in runs[arm]] for arm in runs for tau in scale.temperatures}
+wanted = {
+    (arm, tau): [scale.score(r, tau) for r in runs[arm]]
+    for arm in runs
+    for tau in scale.temperatures
+}
 experiments.compute([s for scores in wanted.values() for s in scores], label="trained")
 
 # %%

@@ -52,7 +52,9 @@ figures.use_style()
 # included, which no single decoding run can reach. AVG is the mean of the three.
 
 # %%
-scores = [scale.score(scale.model, tau, q) for q in (scale.dev, scale.test) for tau in scale.temperatures]
+scores = [
+    scale.score(scale.model, tau, q) for q in (scale.dev, scale.test) for tau in scale.temperatures
+]
 experiments.compute(scores, label="base")
 dev, test = (
     {tau: experiments.scores(scale.score(scale.model, tau, q)) for tau in scale.temperatures}
@@ -77,7 +79,11 @@ experiments.compute([scale.score(r) for arm in arms for r in runs[arm]], label="
 scored = {arm: [experiments.scores(scale.score(r)) for r in runs[arm]] for arm in arms}
 
 # %%
-shown = {"accuracy": "right answers (share)", "entropy": "entropy (nats)", "length": "length (tokens)"}
+shown = {
+    "accuracy": "right answers (share)",
+    "entropy": "entropy (nats)",
+    "length": "length (tokens)",
+}
 curves = experiments.training_table([r for arm in arms for r in runs[arm]], shown)
 fig = figures.figure_training(curves)
 figures.save_figure(fig, "training_curves", curves, out_dir, provenance)
@@ -126,7 +132,9 @@ claims = []
 for name, baseline in baselines.items():
     for arm in arms:
         d = summarise([difference(s, baseline) for s in scored[arm]]).loc["AVG"]
-        claims.append({"arm": experiments.ARM_NAMES[arm], "against": name, **d[["value", "lo", "hi"]]})
+        claims.append(
+            {"arm": experiments.ARM_NAMES[arm], "against": name, **d[["value", "lo", "hi"]]}
+        )
 claims = pd.DataFrame(claims)
 claims["above zero"] = claims["lo"].gt(0).map({True: "yes", False: "no"})
 claims.round(1)

@@ -216,30 +216,35 @@ def compute(scores: Iterable[Score], workers: int | None = None, label: str = ""
     todo_scores = [s for s in wanted if not score_file(s).is_file()]
     # Long jobs first, so that no core idles at the end.
     todo_scores.sort(key=lambda s: (-s.n, s.tau))
-    _pool(_train_job, todo_runs, workers, f"{label} training".strip(), "runs")
-    _pool(_score_job, todo_scores, workers, f"{label} evaluating".strip(), "tables")
-
-
-def _pool(job: Callable, items: list, workers: int | None, label: str, unit: str) -> None:
-    from tqdm.auto import tqdm
-
-    if not items:
+    jobs: list[tuple[str, Callable[[Any], None], list[Any]]] = [
+        (f"{label} training".strip(), _train_job, todo_runs),
+        (f"{label} evaluating".strip(), _score_job, todo_scores),
+    ]
+    workers = min(workers or os.cpu_count() or 1, max(len(items) for *_, items in jobs))
+    if workers <= 1:
+        for name, job, items in jobs:
+            _progress(name, len(items), (job(item) for item in items))
         return
-    workers = min(workers or os.cpu_count() or 1, len(items))
     # Threads are chosen, not left to chance: several threads on busy cores are many times slower.
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread) as pool:
-        futures = [pool.submit(job, item) for item in items]
-        bar = tqdm(total=len(items), desc=label, unit=f" {unit}", mininterval=1.0)
         try:
-            for future in as_completed(futures):
-                future.result()
-                bar.update()
+            for name, job, items in jobs:
+                futures = [pool.submit(job, item) for item in items]
+                _progress(name, len(items), (future.result() for future in as_completed(futures)))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-        finally:
-            bar.close()
+
+
+def _progress(label: str, total: int, steps: Iterable[Any]) -> None:
+    """Run through `steps` with a progress bar: done, remaining, time left."""
+    from tqdm.auto import tqdm
+
+    if not total:
+        return
+    for _ in tqdm(steps, total=total, desc=label, mininterval=1.0):
+        pass
 
 
 def _one_thread() -> None:

@@ -36,7 +36,8 @@ out_dir = "figures/quick"  # str: where figures, tables and the headline numbers
 # %%
 import pandas as pd
 
-from sept import experiments, figures, toy
+from sept import experiments, figures
+from sept.grading import grade
 from sept.policy import load_policy
 from sept.problems import load_problems
 from sept.provenance import environment
@@ -55,13 +56,14 @@ environment()
 
 # %%
 before = load_policy(scale.model)
-problem = load_problems("toy:test:add4:40").items[7]
+problems = load_problems(scale.test)
+problem = problems.items[len(problems.items) // 3]
 prompt = before.encode(problem.prompt)
-drawn = make_sampler(before).sample([prompt], [problem.id], 8, 1.0, 56, seed=1)
+drawn = make_sampler(before).sample([prompt], [problem.id], 8, 1.0, scale.max_new_tokens, seed=1)
 texts = [before.decode(drawn.tokens[i, : drawn.lengths[i]].tolist()) for i in range(8)]
 print(f"{problem.prompt} the right answer is {problem.answer}")
 for text, finished in zip(texts, drawn.finished.tolist(), strict=True):
-    print("  right " if toy.is_correct(text, finished, problem.answer) else "  wrong ", text)
+    print("  right " if grade(text, finished, problem, problems.world) else "  wrong ", text)
 
 # %% [markdown]
 # ## Train it on itself
@@ -97,11 +99,11 @@ fig
 
 # %%
 after = load_policy(str(experiments.run_folder(run) / "final"))
-drawn = make_sampler(after).sample([prompt], [problem.id], 8, 1.0, 56, seed=1)
+drawn = make_sampler(after).sample([prompt], [problem.id], 8, 1.0, scale.max_new_tokens, seed=1)
 texts = [after.decode(drawn.tokens[i, : drawn.lengths[i]].tolist()) for i in range(8)]
 print(f"{problem.prompt} the right answer is {problem.answer}")
 for text, finished in zip(texts, drawn.finished.tolist(), strict=True):
-    print("  right " if toy.is_correct(text, finished, problem.answer) else "  wrong ", text)
+    print("  right " if grade(text, finished, problem, problems.world) else "  wrong ", text)
 
 # %% [markdown]
 # ## Before and after, at the same temperature

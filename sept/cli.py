@@ -292,7 +292,10 @@ def theorem(
     rows = exact_report(seed)
     for row in rows:
         verdict = "holds" if row["holds"] else "FAILS"
-        print(f"{verdict}  {row['residual']:9.2e} <= {row['tolerance']:.0e}  {row['statement']}")
+        sign = "<=" if row["bound"] == "at most" else ">="
+        print(
+            f"{verdict}  {row['residual']:8.1e} {sign} {row['tolerance']:.0e}  {row['statement']}"
+        )
     _write(json_, {"seed": seed, "statements": rows})
     if not all(row["holds"] for row in rows):
         sys.exit(1)

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from multiprocessing import get_context
@@ -44,6 +48,8 @@ class Profile:
     """Shipped base, folder or hub id."""
     n: int = 32
     """Samples per question."""
+    max_new_tokens: int = 56
+    """Response limit in tokens, in training and in evaluation."""
     train_overrides: dict[str, Any] = field(default_factory=dict)
     """Config fields that differ from the arm's preset at this scale."""
     notebooks: str = ""
@@ -54,12 +60,12 @@ class Profile:
         overrides = dict(self.train_overrides)
         if arm == "grpo" and "questions" in overrides:  # as many answers a round, in groups of G
             overrides |= {"questions": overrides["questions"] // 8, "mini_batch": 1}
-        pairs = tuple(sorted(overrides.items()))
+        pairs = tuple(sorted({"max_new_tokens": self.max_new_tokens, **overrides}.items()))
         return [Run(self.model, arm, seed, self.train, pairs) for seed in self.seeds[:count]]
 
     def score(self, model: str | Run, tau: float = 1.0, problems: str | None = None) -> Score:
         """A score at this scale, on the test questions unless told otherwise."""
-        return Score(model, problems or self.test, tau, self.n)
+        return Score(model, problems or self.test, tau, self.n, max_new_tokens=self.max_new_tokens)
 
 
 _TENTHS = tuple(round(0.1 * i, 1) for i in range(17))
@@ -80,6 +86,41 @@ PROFILES = {
         notebooks="00,01,02,03",
     ),
     "laptop": Profile(seeds=(100, 101, 102, 103, 104), temperatures=_TENTHS),
+    # The same notebooks on a hub model and on problem files of your own (columns prompt and answer).
+    "gpu": Profile(
+        seeds=(100,),
+        temperatures=(0.0, 0.3, 0.6, 1.0),
+        model="Qwen/Qwen2.5-Math-1.5B",
+        test="problems/test.jsonl",
+        dev="problems/dev.jsonl",
+        train="problems/train.jsonl",
+        n=8,
+        max_new_tokens=1024,
+        train_overrides={
+            "rounds": 50,
+            "lr": 1e-6,
+            "micro_batch": 4,
+            "gradient_checkpointing": True,
+        },
+    ),
+    "paper": Profile(
+        seeds=(100,),
+        temperatures=_TENTHS,
+        model="Qwen/Qwen2.5-Math-7B",
+        test="problems/test.jsonl",
+        dev="problems/dev.jsonl",
+        train="problems/train.jsonl",
+        max_new_tokens=3072,
+        train_overrides={
+            "rounds": 942,
+            "lr": 1e-7,
+            "micro_batch": 4,
+            "loss_normalisation": "microbatch-token",
+            "tau_s_schedule": "linear",
+            "gradient_checkpointing": True,
+            "save_every": 50,
+        },
+    ),
 }
 
 
@@ -137,12 +178,14 @@ class Score:
     n: int
     seed: int = 0
     """Seed of the evaluation's draws; arms and baselines share it."""
+    max_new_tokens: int = 56
 
     def key(self) -> str:
         """Content address."""
         model = self.model.key() if isinstance(self.model, Run) else _model_hash(self.model)
         set_hash = _set_hash(self.problems)
-        return digest([RESULTS_VERSION, model, set_hash, self.tau, self.n, self.seed])[:16]
+        drawn = [self.tau, self.n, self.seed, self.max_new_tokens]
+        return digest([RESULTS_VERSION, model, set_hash, *drawn])[:16]
 
 
 @lru_cache(maxsize=64)
@@ -238,13 +281,16 @@ def compute(scores: Iterable[Score], workers: int | None = None, label: str = ""
 
 
 def _progress(label: str, total: int, steps: Iterable[Any]) -> None:
-    """Run through `steps` with a progress bar: done, remaining, time left."""
+    """Run through `steps`, telling a progress bar here and progress.json for whoever else looks."""
     from tqdm.auto import tqdm
 
     if not total:
         return
-    for _ in tqdm(steps, total=total, desc=label, mininterval=1.0):
-        pass
+    note = results_dir() / "progress.json"
+    write_json(note, {"label": label, "done": 0, "total": total})
+    for done, _ in enumerate(tqdm(steps, total=total, desc=label, mininterval=1.0), 1):
+        write_json(note, {"label": label, "done": done, "total": total})
+    note.unlink(missing_ok=True)
 
 
 def _one_thread() -> None:
@@ -261,8 +307,15 @@ def _train_job(run: Run) -> None:
     from .policy import load_policy
     from .problems import load_problems
 
+    folder = run_folder(run)
+
+    def tell(row: dict[str, Any]) -> None:
+        if row["round"] % 5 == 0:
+            write_text(folder / "progress", f"{row['round'] + 1}/{run.config().rounds}")
+
     policy = load_policy(run.base)
-    train(run.config(), policy, load_problems(run.problems), run_folder(run), resume=True)
+    train(run.config(), policy, load_problems(run.problems), folder, resume=True, on_round=tell)
+    (folder / "progress").unlink(missing_ok=True)
 
 
 def _score_job(score: Score) -> None:
@@ -274,7 +327,13 @@ def _score_job(score: Score) -> None:
     name = str(run_folder(score.model) / "final") if isinstance(score.model, Run) else score.model
     policy = load_policy(name)
     table = evaluate(
-        policy, make_sampler(policy), load_problems(score.problems), score.tau, score.n, score.seed
+        policy,
+        make_sampler(policy),
+        load_problems(score.problems),
+        score.tau,
+        score.n,
+        score.seed,
+        score.max_new_tokens,
     )
     path = score_file(score)
     described = {
@@ -283,6 +342,7 @@ def _score_job(score: Score) -> None:
         "tau": score.tau,
         "n": score.n,
         "seed": score.seed,
+        "max_new_tokens": score.max_new_tokens,
         "results_version": RESULTS_VERSION,
         "provenance": environment(),
     }
@@ -337,17 +397,18 @@ def run_notebooks(
             )
         target = out / "notebooks" / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        print(f"[{number}/{len(paths)}] {path.name}", flush=True)
+        shown = f"[{number}/{len(paths)}] {path.name}"
         try:
-            papermill.execute_notebook(
-                str(path),
-                str(target),
-                given,
-                cwd=str(notebooks_dir().parent),
-                kernel_name="python3",
-                progress_bar=True,
-                log_output=False,
-            )
+            with _watched(shown):
+                papermill.execute_notebook(
+                    str(path),
+                    str(target),
+                    given,
+                    cwd=str(notebooks_dir().parent),
+                    kernel_name="python3",
+                    progress_bar=False,
+                    extra_arguments=["--log-level=40"],  # it warns about its own local transport
+                )
         except papermill.PapermillExecutionError as error:
             raise SeptError(
                 f"notebook {path.name}: cell {error.exec_count} failed with {error.ename}: "
@@ -357,6 +418,42 @@ def run_notebooks(
     return executed
 
 
+@contextmanager
+def _watched(label: str) -> Iterator[None]:
+    """Show the time and what the results store says is going on, on one line or, in a log, now and then.
+
+    A notebook's own progress bars stay inside it, so its kernel leaves notes in the store.
+    """
+    started, stop = time.monotonic(), threading.Event()
+    live = sys.stderr.isatty()
+
+    def line() -> str:
+        parts = [label, f"{time.monotonic() - started:.0f} s"]
+        try:
+            note = json.loads((results_dir() / "progress.json").read_text())
+            parts.append(f"{note['label']} {note['done']}/{note['total']}")
+            rounds = [p.read_text() for p in results_dir().glob("train-*/progress")]
+            parts += [f"rounds {', '.join(rounds)}"] if rounds else []
+        except (OSError, ValueError):
+            pass
+        return "   ".join(parts)
+
+    def watch() -> None:
+        while not stop.wait(1 if live else 20):
+            end = "" if live else "\n"
+            print(("\r\033[K" if live else "") + line(), end=end, file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        clear = "\r\033[K" if live else ""
+        print(f"{clear}{label}   {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+
+
 def status_rows() -> list[dict[str, Any]]:
     """One row per run and score in the store: name, state, rounds done, what it is."""
     rows = []
@@ -364,8 +461,9 @@ def status_rows() -> list[dict[str, Any]]:
         if folder.name.startswith("train-") and (folder / "config.json").is_file():
             described = json.loads((folder / "config.json").read_text())
             total = described["config"]["rounds"]
-            lines = folder / "rounds.jsonl"
+            note, lines = folder / "progress", folder / "rounds.jsonl"
             done = len(lines.read_text().splitlines()) if lines.is_file() else 0
+            done = int(note.read_text().split("/")[0]) if note.is_file() else done
             state = "done" if (folder / "final").is_dir() else "unfinished"
             what = f"{described['model']} {described['config']['objective']} seed {described['config']['seed']}"
             rows.append(

@@ -559,6 +559,6 @@ def figure_training(table: pd.DataFrame) -> Figure:
             ax.plot(wide.index, wide.mean(axis=1), color=colour, linestyle=dash, label=label)
         ax.set_title(metric)
         ax.set_xlabel("round")
-        ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(nbins=5, integer=True))
     _legend(fig, columns=4 if max(map(len, number)) < 12 else 3)
     return fig

@@ -66,8 +66,10 @@ def resolve(name: str) -> str:
     return str(BASES / name) if (BASES / name / "config.json").is_file() else name
 
 
-def load_policy(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Policy:
+def load_policy(name: str, dtype: torch.dtype = torch.float32, device: str = "auto") -> Policy:
     """Load a shipped base, a local folder or a hub model; fp32 master weights by default.
+
+    device `auto`: a GPU if there is one; models of under 50 M parameters stay on the CPU.
 
     Safetensors only, no remote code. SeptError, one line, if it is missing, damaged, not a causal
     language model, or has fewer embeddings than its tokenizer has tokens.
@@ -102,6 +104,9 @@ def load_policy(name: str, dtype: torch.dtype = torch.float32, device: str = "cp
             f"model {name!r}: tokenizer has {len(tokenizer)} tokens, model only {rows} embeddings; "
             "use the tokenizer that belongs to it"
         )
+    if device == "auto":
+        large = sum(p.numel() for p in model.parameters()) > 50_000_000
+        device = "cuda" if large and torch.cuda.is_available() else "cpu"
     policy = Policy(model.to(device).eval(), tokenizer, name)
     if policy.tokenizer.eos_token_id is None and config.eos_token_id is None:
         raise SeptError(

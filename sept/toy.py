@@ -2,7 +2,7 @@
 
 A document is a question, a derivation in one of three styles and an answer:
 
-    7352+8149:>290=11;541=10;310=04;781=16#15501
+    7352+8149:>290=11;541=10;311=05;780=15#15501
 
 `>` shows every column (two digits, what is carried in, then carry out and digit), `~` only the results,
 `!` answers at once. Columns run from the lowest digit up. Subtraction uses the same columns with
@@ -208,7 +208,7 @@ _WELL = Stage(30_000, 5_000_000, (0.0, 0.1, 0.4), 2.5e-3)
 RECIPES = {
     "F": Recipe((_WELL,)),
     "H": Recipe((_WELL, Stage(1_000, 1_500_000, (0.05, 0.2, 0.5), 1.5e-3))),
-    "E": Recipe((Stage(0, 3_000_000, (0.05, 0.2, 0.5), 2.5e-3),)),
+    "E": Recipe((Stage(0, 2_000_000, (0.05, 0.2, 0.5), 2.5e-3),)),
 }
 DESCRIPTIONS = {
     "F": "well trained: several passes over a mostly right corpus",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -24,9 +24,8 @@ Threads = Annotated[int, typer.Option(help="CPU threads; small models are fastes
 def main() -> None:
     """Entry point: turns mistakes into one line on standard error."""
     try:
-        app(standalone_mode=False)
-    except (typer.Abort, KeyboardInterrupt) as stop:
-        _end(str(stop) or "interrupted; what was finished is kept", 130)
+        if app(standalone_mode=False) == 130:  # what typer makes of Ctrl-C
+            _end("interrupted; what was finished is kept", 130)
     except typer._click.exceptions.ClickException as error:  # typer ships its own click
         _end(error.format_message(), 2)
     except SeptError as error:
@@ -39,7 +38,7 @@ def main() -> None:
         _end(str(error), 1)
 
 
-def _end(message: str, code: int) -> None:
+def _end(message: str, code: int) -> NoReturn:
     print(f"sept: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 
@@ -142,7 +141,10 @@ def train(
             bar.update(row["round"] + 1 - bar.n)
             bar.set_postfix(nll=f"{row['nll']:.3f}", right=f"{row['accuracy']:.1%}")
 
-        rows = run_loop(settings, policy, problem_set, out, resume=resume, on_round=show)
+        try:
+            rows = run_loop(settings, policy, problem_set, out, resume=resume, on_round=show)
+        except KeyboardInterrupt as stop:
+            _end(str(stop), 130)
     _write(
         json_, {"out": str(out), "config": json.loads(settings.to_json()), "last_round": rows[-1]}
     )

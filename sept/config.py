@@ -9,6 +9,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+RESULTS_VERSION = 1
+"""Part of every result's key. Raise it with every change that alters numbers: sampling, training,
+grading, the toy world."""
+
 
 class SeptError(ValueError):
     """A mistake the user can fix: one line that says what is wrong, where, and what to do."""

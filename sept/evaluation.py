@@ -100,6 +100,10 @@ def evaluate(
     ids = [p.id for p in problems.items]
     check_lengths(prompts, ids, policy.context - max_new_tokens)
     rollouts = sampler.sample(prompts, ids, n, tau, max_new_tokens, seed)
+    if not np.isfinite(rollouts.log_probs.numpy()).all():
+        raise SeptError(
+            f"model {policy.name!r}: its logits are not finite; the checkpoint is damaged"
+        )
     return score_rollouts(rollouts, problems, policy, n)
 
 

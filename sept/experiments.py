@@ -23,11 +23,8 @@ from typing import Any
 
 import pandas as pd
 
-from .config import Config, SeptError, digest, preset
+from .config import RESULTS_VERSION, Config, SeptError, digest, preset
 from .provenance import environment, write_json, write_text
-
-RESULTS_VERSION = 1
-"""Raise it with every change that alters numbers: sampling, training, grading, the toy world."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from . import objectives
-from .config import Config, SeptError, from_dict
+from .config import RESULTS_VERSION, Config, SeptError
 from .evaluation import METRICS, evaluate, family_means, question_scores
 from .grading import grade
 from .policy import Policy, make_batch, response_logits, save_policy, weights_hash
@@ -57,22 +57,28 @@ def train(
     sampler: Sampler | None = None,
     on_round: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Run Algorithm 1; returns one row per round (see `rounds.jsonl` in README of results).
+    """Run Algorithm 1; returns one row per round (columns in RESULTS.md).
 
     policy is trained in place. out gets config.json, rounds.jsonl, checkpoint-R folders (the last two)
     and, at the end, final/ in Hugging Face form. With resume, a run that was cut off continues to the
     same result; without, `out` must be empty or absent. SeptError for user mistakes, TrainingError for
-    a run gone wrong; Ctrl-C checkpoints first.
+    a run gone wrong. Ctrl-C leaves a folder that resumes from its last checkpoint.
     """
     identity = {
         "config": config.key(),
         "checkpoint": weights_hash(policy.model),
         "problems": problems.hash(),
+        "results_version": RESULTS_VERSION,
     }
+    # Whatever can be refused is refused before anything is written.
+    first = problems.items or problems.batch(0, config.questions, config.seed)
+    problems.batch(0, config.questions, config.seed)
+    room = policy.context - config.max_new_tokens
+    check_lengths([policy.encode(p.prompt) for p in first], [p.id for p in first], room)
+    policy.model = _prepare(policy.model, config)
     rows = _open_folder(out, config, identity, policy, problems, resume)
     if rows and rows[-1]["round"] == config.rounds - 1 and (out / "final").is_dir():
         return rows
-    policy.model = _prepare(policy.model, config)
     weights = [p for p in policy.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         weights,
@@ -97,7 +103,7 @@ def train(
             questions = problems.batch(round, config.questions, config.seed)
             prompts = [policy.encode(q.prompt) for q in questions]
             names = [q.id for q in questions]
-            check_lengths(prompts, names, policy.context - config.max_new_tokens)
+            check_lengths(prompts, names, room)
 
             # 2. answers, at tau_s. An offline sampler is one frozen data set: its draws have no round.
             tau_s = tau_s_at(
@@ -118,6 +124,9 @@ def train(
                     f"round {round}: samples carry weights version {rollouts.version}, this arm wants "
                     f"{sampler_version}; the sampler was not refreshed"
                 )
+
+            if not torch.isfinite(rollouts.log_probs).all():
+                raise _NonFiniteError(0, "a sampled log-prob")
 
             # 3. steps, at tau_t
             warm = min(1.0, round / config.warmup) if config.warmup else 1.0
@@ -148,7 +157,6 @@ def train(
             if (round + 1) % config.save_every == 0 and round + 1 < config.rounds:
                 _save(out, rows, policy, optimizer, sampler.version, behind)
         except KeyboardInterrupt:
-            # `round` is not in `rows` yet or complete: either way the last checkpoint is whole.
             raise KeyboardInterrupt(
                 f"interrupted in round {round}; continue with --resume from {_last_good(out)}"
             ) from None
@@ -331,7 +339,7 @@ def _prepare(model: Any, config: Config) -> Any:
 def _open_folder(
     out: Path,
     config: Config,
-    identity: dict[str, str],
+    identity: dict[str, Any],
     policy: Policy,
     problems: ProblemSet,
     resume: bool,
@@ -466,13 +474,3 @@ def _weights(model: Any) -> dict[str, Tensor]:
             seen.add(value.data_ptr())
             out[name] = value.detach().clone().contiguous()
     return out
-
-
-def load_config(path: Path) -> Config:
-    """The config of a run folder or of a JSON file."""
-    file = path / "config.json" if path.is_dir() else path
-    try:
-        fields = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise SeptError(f"config {str(file)!r}: cannot be read ({error})") from None
-    return from_dict(fields.get("config", fields))

@@ -1,0 +1,145 @@
+"""The results store: what is computed once, what is computed again, and the notebooks that share it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from sept import config, experiments
+from sept.config import SeptError
+from sept.experiments import PROFILES, Run, Score, compute, counts, profile, run_folder, score_file
+
+TINY = (("mini_batch", 4), ("questions", 8), ("rounds", 2), ("warmup", 0))
+NOTEBOOKS = Path(experiments.__file__).parent.parent / "notebooks"
+
+
+def test_compute_trains_and_scores_once(monkeypatch):
+    run = Run("H", "sept", 7, overrides=TINY)
+    wanted = [Score(run, "toy:dev:1", 1.0, 4), Score("H", "toy:dev:1", 0.0, 4)]
+    compute(wanted, workers=1)
+    assert counts(wanted[0])["n"].tolist() == [4] * 6
+    assert counts(wanted[1])["n"].tolist() == [1] * 6, "greedy is one answer"
+    stamps = [score_file(s).stat().st_mtime_ns for s in wanted]
+
+    def refuse(_):
+        raise AssertionError("a finished result was computed again")
+
+    monkeypatch.setattr(experiments, "_train_job", refuse)
+    monkeypatch.setattr(experiments, "_score_job", refuse)
+    compute(wanted, workers=1)
+    assert stamps == [score_file(s).stat().st_mtime_ns for s in wanted]
+    rows = experiments.status_rows()
+    assert len(rows) == 3 and {row["state"] for row in rows} == {"done"}
+
+
+def test_two_runs_of_one_config_give_the_same_table(tmp_path, monkeypatch):
+    tables = []
+    for folder in ("one", "two"):
+        monkeypatch.setenv("SEPT_RESULTS", str(tmp_path / folder))
+        run = Run("H", "grpo", 7, overrides=(("questions", 2), ("mini_batch", 1), ("rounds", 2)))
+        score = Score(run, "toy:dev:1", 1.0, 8)
+        compute([score], workers=1)
+        rounds = (run_folder(run) / "rounds.jsonl").read_bytes()
+        tables.append((score_file(score).read_bytes(), rounds))
+    assert tables[0] == tables[1]
+
+
+def test_keys_depend_on_everything_that_changes_numbers(monkeypatch):
+    run = Run("H", "sept", 7, overrides=TINY)
+    others = [
+        Run("F", "sept", 7, overrides=TINY),
+        Run("H", "offline", 7, overrides=TINY),
+        Run("H", "sept", 8, overrides=TINY),
+        Run("H", "sept", 7, "toy:train:add3", TINY),
+        Run("H", "sept", 7, overrides=(*TINY, ("lr", 1e-5))),
+    ]
+    score = Score(run, "toy:dev:1", 1.0, 4)
+    scores = [
+        Score(others[0], "toy:dev:1", 1.0, 4),
+        Score(run, "toy:dev:2", 1.0, 4),
+        Score(run, "toy:dev:1", 0.9, 4),
+        Score(run, "toy:dev:1", 1.0, 8),
+        Score(run, "toy:dev:1", 1.0, 4, seed=1),
+        Score(run, "toy:dev:1", 1.0, 4, max_new_tokens=40),
+    ]
+    keys = [x.key() for x in (run, *others, score, *scores)]
+    assert len(set(keys)) == len(keys)
+    monkeypatch.setattr(experiments, "RESULTS_VERSION", config.RESULTS_VERSION + 1)
+    assert not {x.key() for x in (run, *others, score, *scores)} & set(keys)
+
+
+def test_a_missing_result_says_so():
+    with pytest.raises(SeptError, match="missing"):
+        counts(Score("H", "toy:dev:3", 1.0, 4))
+
+
+def test_profiles():
+    for name in ("smoke", "quick", "laptop", "gpu", "paper"):
+        scale = profile(name)
+        for arm in experiments.ARM_NAMES:
+            assert [r.config().seed for r in scale.runs(arm)] == list(scale.seeds)
+        assert scale.dev != scale.test != scale.train
+    assert len(PROFILES["laptop"].seeds) >= 3
+    grpo, sept = (
+        profile("laptop").runs("grpo")[0].config(),
+        profile("laptop").runs("sept")[0].config(),
+    )
+    assert grpo.questions * grpo.G == sept.questions * sept.G, "as many answers a round"
+    with pytest.raises(SeptError, match="quick"):
+        profile("quack")
+
+
+# --- notebooks ------------------------------------------------------------------------------------------
+
+
+def notebook_names():
+    return sorted(p.stem for p in NOTEBOOKS.glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("name", notebook_names())
+def test_notebook_and_its_text_agree(name):
+    jupytext = pytest.importorskip("jupytext")
+    notebook = jupytext.read(NOTEBOOKS / f"{name}.ipynb")
+    text = jupytext.read(NOTEBOOKS / f"{name}.py")
+    assert [(c.cell_type, c.source) for c in notebook.cells] == [
+        (c.cell_type, c.source) for c in text.cells
+    ], f"run: jupytext --to ipynb --update notebooks/{name}.py"
+
+
+@pytest.mark.parametrize("name", notebook_names())
+def test_notebooks_are_thin(name):
+    cells = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text())["cells"]
+    code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    tagged = [c for c in cells if "parameters" in c.get("metadata", {}).get("tags", [])]
+    assert len(tagged) == 1
+    assert 5 <= len(code) <= 10
+    assert not any(re.search(r"^\s*(def|class) ", source, re.M) for source in code)
+    assert max(source.count("\n") for source in code) < 30
+    assert "record(out_dir" in code[-1], "the last cell records the headline numbers"
+    first = "".join(cells[0]["source"])
+    assert "**Question.**" in first and "**Answer.**" in first
+
+
+def test_undeclared_parameters_are_an_error(tmp_path):
+    pytest.importorskip("papermill")
+    with pytest.raises(SeptError, match="profil_name.*not declared"):
+        experiments.run_notebooks("smoke", tmp_path / "out", "01", {"profil_name": "x"})
+
+
+def test_readme_numbers_are_those_of_the_committed_tables():
+    """Every number in README.md between <!-- name --> marks is the recorded one, to its last digit."""
+    root = NOTEBOOKS.parent
+    text = (root / "README.md").read_text()
+    marks = re.findall(r"<!--(laptop|quick)/(\S+?):(.+?)-->\s*\**([-+−0-9.]+)", text)
+    assert len(marks) >= 5
+    for scale, notebook, key, shown in marks:
+        path = root / "figures" / scale / f"{notebook}.json"
+        if not path.is_file():
+            assert scale != "laptop", f"{path} is not committed"
+            continue
+        value = json.loads(path.read_text())
+        for part in key.split("/"):
+            value = value[int(part)] if isinstance(value, list) else value[part]
+        digits = len(shown.partition(".")[2])
+        assert float(shown.replace("−", "-")) == round(float(value), digits), (key, shown, value)

@@ -27,6 +27,8 @@ def random_policy(
     """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import (
+        GPT2Config,
+        GPT2LMHeadModel,
         LlamaConfig,
         LlamaForCausalLM,
         PreTrainedTokenizerFast,
@@ -46,33 +48,34 @@ def random_policy(
         bos_token="<bos>",
         eos_token="<eos>",
     )
-    kinds = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
-    make_config, make_model = kinds[model_type]
+    size = {"vocab_size": vocab, "hidden_size": hidden, "max_position_embeddings": 96}
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    modern = {
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv,
+        "tie_word_embeddings": tied,
+    }
     torch.manual_seed(seed)
-    model = make_model(
-        make_config(
-            vocab_size=vocab,
-            hidden_size=hidden,
-            intermediate_size=2 * hidden,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=kv,
-            max_position_embeddings=96,
-            tie_word_embeddings=tied,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-    ).float()
+    if model_type == "gpt2":  # absolute positions: rotary ones forgive a constant shift
+        model = GPT2LMHeadModel(GPT2Config(n_layer=layers, n_head=heads, **size, **special))
+    elif model_type == "llama":
+        model = LlamaForCausalLM(LlamaConfig(**size, **special, **modern))
+    else:
+        model = Qwen2ForCausalLM(Qwen2Config(**size, **special, **modern))
+    model = model.float()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "bias" in name:
                 parameter.normal_(0, 0.3)
             elif "norm" in name:
                 parameter.uniform_(0.5, 1.5)
-            elif "embed" not in name and "head" not in name:
-                parameter.mul_(8)
-        model.get_output_embeddings().weight.mul_(12)
+            elif "wpe" in name:
+                parameter.normal_(0, 0.3)
+            elif not any(part in name for part in ("embed", "head", "wte")):
+                parameter.mul_(2 if model_type == "gpt2" else 8)
+        model.get_output_embeddings().weight.mul_(5 if model_type == "gpt2" else 12)
     # Several end-of-sequence ids, as many hub models have, and likely enough to be drawn.
     model.generation_config.eos_token_id = [2, *range(vocab - 20, vocab)]
     return Policy(model.eval(), tokenizer, f"random-{model_type}")
@@ -86,3 +89,8 @@ def qwen():
 @pytest.fixture(scope="session")
 def llama():
     return random_policy("llama", tied=False)
+
+
+@pytest.fixture(scope="session")
+def gpt2():
+    return random_policy("gpt2")

@@ -80,7 +80,9 @@ def test_nll_and_gradient_equal_transformers_own_loss(policy, rollouts):
     assert rollouts.finished[:8].any(), "some answers must end, or nothing is said about their end"
 
 
-def test_padding_side_changes_nothing(policy, rollouts):
+@pytest.mark.parametrize("kind", ["qwen2", "gpt2"])
+def test_padding_side_changes_nothing(kind, rollouts):
+    policy = random_policy(kind, seed=1)
     parts = rows_of(rollouts, range(12))
     with torch.no_grad():
         outs = []

@@ -22,11 +22,14 @@ def engine_of(kind, policy):
     return engine
 
 
-@pytest.mark.parametrize("name", ["qwen", "llama"])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(StaticEngine, "qwen"), (StaticEngine, "llama"), (TransformersEngine, "gpt2")],
+)
 @pytest.mark.parametrize("tau", [1.0, 0.6])
-def test_static_engine_log_probs_equal_transformers(name, tau, request):
+def test_engine_log_probs_equal_a_plain_forward_pass(kind, name, tau, request):
     policy = request.getfixturevalue(name)
-    rollouts = engine_of(StaticEngine, policy).sample(PROMPTS, KEYS, 8, tau, 24, seed=3)
+    rollouts = engine_of(kind, policy).sample(PROMPTS, KEYS, 8, tau, 24, seed=3)
     batch = make_batch(rollouts.prompts, rollouts.tokens, rollouts.lengths)
     with torch.no_grad():
         logits = response_logits(policy.model, batch)

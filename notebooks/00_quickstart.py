@@ -75,19 +75,10 @@ for text, finished in zip(texts, drawn.finished.tolist(), strict=True):
 # %%
 run = scale.runs("sept")[0]
 experiments.compute([scale.score(run), scale.score(scale.model)], label="quickstart")
-shown = {
-    "accuracy": "right answers (share)",
-    "entropy": "entropy (nats)",
-    "length": "length (tokens)",
-}
+shown = {"accuracy": "right answers (share)", "entropy": "entropy (nats)", "length": "length (tokens)"}
 table = experiments.training_table([run], shown)
 fig = figures.figure_training(table)
-provenance = {
-    **environment(),
-    "profile": profile,
-    "seeds": [run.seed],
-    "config": run.config().key(),
-}
+provenance = {**environment(), "profile": profile, "seeds": [run.seed], "config": run.config().key()}
 figures.save_figure(fig, "quickstart_training", table, out_dir, provenance)
 fig
 

@@ -31,7 +31,7 @@ seed = 0  # int: seed of the policy's logits and of the finite samples
 # %%
 import pandas as pd
 
-from sept import figures_theory, tabular
+from sept import figures_theory, statements, tabular
 from sept.experiments import record
 from sept.figures import save_figure
 from sept.provenance import environment
@@ -64,7 +64,7 @@ print(f"{tree.parent.size} prefixes, {tree.length.size} complete answers, {n_tok
 # deviation must be visible. The optimiser is given the sampled tokens' weights, never the answer.
 
 # %%
-report = pd.DataFrame(tabular.exact_report(seed, n_tokens, horizon))
+report = pd.DataFrame(statements.exact_report(seed, n_tokens, horizon))
 assert report["holds"].all(), report.loc[~report["holds"], "statement"].tolist()
 report.style.format({"residual": "{:.1e}", "tolerance": "{:.0e}"}).hide(axis="index")
 
@@ -81,7 +81,7 @@ report.style.format({"residual": "{:.1e}", "tolerance": "{:.0e}"}).hide(axis="in
 # at $\tau_s = 0.1$ the gradient is at rounding level while tail margins are still far too small.
 
 # %%
-margin_table = pd.DataFrame(tabular.margin_rows(tree, logits, (0.3, 0.6, 1.0, 1.4)))
+margin_table = pd.DataFrame(statements.margin_rows(tree, logits, (0.3, 0.6, 1.0, 1.4)))
 fig = figures_theory.figure_margins(margin_table)
 save_figure(fig, "theorem_margins", margin_table, out_dir=out_dir, provenance=provenance)
 fig
@@ -98,13 +98,11 @@ fig
 rounds = 6
 schedules = {
     "SePT, constant": [(0.6, 1.0)] * rounds,
-    "SePT, annealed": [
-        (tau_s_at(r, rounds, 0.6, 1.0, "linear", 2 / 3), 1.0) for r in range(rounds)
-    ],
+    "SePT, annealed": [(tau_s_at(r / rounds, 0.6, 1.0, "linear"), 1.0) for r in range(rounds)],
     "coupled": [(1.0, 1.0)] * rounds,
     "inverted": [(1.4, 1.0)] * rounds,
 }
-round_table = pd.DataFrame(tabular.round_rows(tree, logits, schedules))
+round_table = pd.DataFrame(statements.round_rows(tree, logits, schedules))
 fig = figures_theory.figure_rounds(round_table)
 save_figure(fig, "theorem_rounds", round_table, out_dir=out_dir, provenance=provenance)
 fig
@@ -121,7 +119,7 @@ fig
 # %%
 teacher = tabular.token_probs(logits[0], 0.6)
 sizes = [2**k for k in range(11, 18)]
-sample_table = pd.DataFrame(tabular.finite_sample_rows(teacher, sizes, 1.0, repetitions, seed))
+sample_table = pd.DataFrame(statements.finite_sample_rows(teacher, sizes, 1.0, repetitions, seed))
 fig = figures_theory.figure_finite_sample(sample_table)
 save_figure(fig, "theorem_finite_sample", sample_table, out_dir=out_dir, provenance=provenance)
 fig
@@ -139,7 +137,7 @@ fig
 # one to three tokens, so the sizes are this toy's own.
 
 # %%
-bend_table = pd.DataFrame(tabular.normalisation_rows(tree, logits, 0.6, 1.0, (4, 32, 64)))
+bend_table = pd.DataFrame(statements.normalisation_rows(tree, logits, 0.6, 1.0, (4, 32, 64)))
 shown = bend_table[(bend_table["reduction"] != "token") | ~(bend_table["batch"] < 64)]
 shown = shown[(shown["reduction"] != "microbatch-token") | (shown["batch"] < 64)]
 fig = figures_theory.figure_normalisations(shown)

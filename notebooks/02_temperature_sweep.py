@@ -74,9 +74,7 @@ pd.Series(best, name="best temperature")
 # %%
 runs = {arm: scale.runs(arm, 3) for arm in ("sept", "grpo")}
 wanted = {
-    (arm, tau): [scale.score(r, tau) for r in runs[arm]]
-    for arm in runs
-    for tau in scale.temperatures
+    (arm, tau): [scale.score(r, tau) for r in runs[arm]] for arm in runs for tau in scale.temperatures
 }
 experiments.compute([s for scores in wanted.values() for s in scores], label="trained")
 

@@ -33,7 +33,7 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import HTML
 
-from sept import experiments, figures
+from sept import experiments, figures, tables
 from sept.evaluation import best_for_each_k, best_temperature, difference, summarise, summary_rows
 from sept.provenance import environment, write_text
 
@@ -52,9 +52,7 @@ figures.use_style()
 # included, which no single decoding run can reach. AVG is the mean of the three.
 
 # %%
-scores = [
-    scale.score(scale.model, tau, q) for q in (scale.dev, scale.test) for tau in scale.temperatures
-]
+scores = [scale.score(scale.model, tau, q) for q in (scale.dev, scale.test) for tau in scale.temperatures]
 experiments.compute(scores, label="base")
 dev, test = (
     {tau: experiments.scores(scale.score(scale.model, tau, q)) for tau in scale.temperatures}
@@ -79,11 +77,7 @@ experiments.compute([scale.score(r) for arm in arms for r in runs[arm]], label="
 scored = {arm: [experiments.scores(scale.score(r)) for r in runs[arm]] for arm in arms}
 
 # %%
-shown = {
-    "accuracy": "right answers (share)",
-    "entropy": "entropy (nats)",
-    "length": "length (tokens)",
-}
+shown = {"accuracy": "right answers (share)", "entropy": "entropy (nats)", "length": "length (tokens)"}
 curves = experiments.training_table([r for arm in arms for r in runs[arm]], shown)
 fig = figures.figure_training(curves)
 figures.save_figure(fig, "training_curves", curves, out_dir, provenance)
@@ -117,7 +111,7 @@ fig
 # *paired* difference on the same questions, with its own interval.
 
 # %%
-html, latex = figures.table_1(table, f"embedded base {scale.model}")
+html, latex = tables.table_1(table, f"embedded base {scale.model}")
 write_text(Path(out_dir) / "table_1.tex", latex)
 write_text(Path(out_dir) / "table_1.html", html)
 HTML(html)
@@ -132,9 +126,7 @@ claims = []
 for name, baseline in baselines.items():
     for arm in arms:
         d = summarise([difference(s, baseline) for s in scored[arm]]).loc["AVG"]
-        claims.append(
-            {"arm": experiments.ARM_NAMES[arm], "against": name, **d[["value", "lo", "hi"]]}
-        )
+        claims.append({"arm": experiments.ARM_NAMES[arm], "against": name, **d[["value", "lo", "hi"]]})
 claims = pd.DataFrame(claims)
 claims["above zero"] = claims["lo"].gt(0).map({True: "yes", False: "no"})
 claims.round(1)

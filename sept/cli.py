@@ -14,9 +14,7 @@ from .config import PRESETS, SeptError, preset
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 Model = Annotated[str, typer.Option(help="Shipped base (F, H, E), folder, or hub id.")]
-Problems = Annotated[
-    str, typer.Option(help="toy:test, toy:dev, toy:train[:families][:n], or a file.")
-]
+Problems = Annotated[str, typer.Option(help="toy:test, toy:dev, toy:train[:families][:n], or a file.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; small models are fastest with one.")]
 
@@ -104,9 +102,8 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="field=value, as JSON; may be repeated.")
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue a run that was cut off.")
-    ] = False,
+    dev: Annotated[str, typer.Option(help="Questions for --set eval_every=N.")] = "toy:dev:16",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off.")] = False,
     threads: Threads = 1,
     json_: Json = None,
 ) -> None:
@@ -133,6 +130,7 @@ def train(
             fields[name] = value
     settings = preset(arm, **fields)
     problem_set = load_problems(problems)
+    dev_set = load_problems(dev) if settings.eval_every else None
     _set_threads(threads)
     policy = load_policy(model)
     with tqdm(total=settings.rounds, unit=" rounds", desc=f"train {arm}") as bar:
@@ -142,12 +140,10 @@ def train(
             bar.set_postfix(nll=f"{row['nll']:.3f}", right=f"{row['accuracy']:.1%}")
 
         try:
-            rows = run_loop(settings, policy, problem_set, out, resume=resume, on_round=show)
+            rows = run_loop(settings, policy, problem_set, out, dev=dev_set, resume=resume, on_round=show)
         except KeyboardInterrupt as stop:
             _end(str(stop), 130)
-    _write(
-        json_, {"out": str(out), "config": json.loads(settings.to_json()), "last_round": rows[-1]}
-    )
+    _write(json_, {"out": str(out), "config": json.loads(settings.to_json()), "last_round": rows[-1]})
     print(f"wrote {out / 'final'} and {out / 'rounds.jsonl'}")
 
 
@@ -198,9 +194,7 @@ def evaluate_(
 def sweep(
     model: Model = "H",
     problems: Problems = "toy:test",
-    temperatures: Annotated[
-        str, typer.Option(help="start:end:step, or a list a,b,c.")
-    ] = "0:1.6:0.1",
+    temperatures: Annotated[str, typer.Option(help="start:end:step, or a list a,b,c.")] = "0:1.6:0.1",
     n: Annotated[int, typer.Option(help="Samples per question.")] = 32,
     seed: Annotated[int, typer.Option()] = 0,
     engine: Annotated[str, typer.Option(help="auto, static or transformers.")] = "auto",
@@ -210,15 +204,7 @@ def sweep(
 ) -> None:
     """pass@k over decoding temperatures, and the best temperature for each score."""
     rows = _sweep(
-        model,
-        problems,
-        parse_temperatures(temperatures),
-        n,
-        seed,
-        engine,
-        max_new_tokens,
-        threads,
-        True,
+        model, problems, parse_temperatures(temperatures), n, seed, engine, max_new_tokens, threads, True
     )
     best = {}
     for metric in ("pass@1", "pass@8", "pass@32", "AVG"):
@@ -289,15 +275,13 @@ def theorem(
     """Check Proposition 1, Equation 2 and Theorem 1; prints the largest residuals."""
     if not exact:
         raise SeptError("theorem: only --exact is available, the check by enumeration")
-    from .tabular import exact_report
+    from .statements import exact_report
 
     rows = exact_report(seed)
     for row in rows:
         verdict = "holds" if row["holds"] else "FAILS"
         sign = "<=" if row["bound"] == "at most" else ">="
-        print(
-            f"{verdict}  {row['residual']:8.1e} {sign} {row['tolerance']:.0e}  {row['statement']}"
-        )
+        print(f"{verdict}  {row['residual']:8.1e} {sign} {row['tolerance']:.0e}  {row['statement']}")
     _write(json_, {"seed": seed, "statements": rows})
     if not all(row["holds"] for row in rows):
         sys.exit(1)
@@ -362,7 +346,5 @@ def doctor(json_: Json = None) -> None:
         width = min(d.tokens.shape[1] for d in drawn)
         same = bool(torch.equal(drawn[0].tokens[:, :width], drawn[1].tokens[:, :width]))
         report["bases"][folder.name] = same
-        print(
-            f"base {folder.name:<5}loads; both engines draw the same tokens: {'yes' if same else 'NO'}"
-        )
+        print(f"base {folder.name:<5}loads; both engines draw the same tokens: {'yes' if same else 'NO'}")
     _write(json_, report)

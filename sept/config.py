@@ -201,7 +201,5 @@ def from_dict(fields: dict[str, Any]) -> Config:
     known = {f.name for f in dataclasses.fields(Config)}
     unknown = sorted(set(fields) - known)
     if unknown:
-        raise SeptError(
-            f"config field {unknown[0]!r}: unknown, known are {', '.join(sorted(known))}"
-        )
+        raise SeptError(f"config field {unknown[0]!r}: unknown, known are {', '.join(sorted(known))}")
     return Config(**fields)

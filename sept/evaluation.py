@@ -28,9 +28,7 @@ def pass_at_k(n: int, c: Any, k: int) -> np.ndarray:
     c is an int or an array; the result has its shape. SeptError unless 1 <= k <= n.
     """
     if not 1 <= k <= n:
-        raise SeptError(
-            f"pass@{k} from n = {n} samples: k must lie between 1 and n; draw more samples"
-        )
+        raise SeptError(f"pass@{k} from n = {n} samples: k must lie between 1 and n; draw more samples")
     c = np.asarray(c, dtype=float)
     miss = np.ones_like(c)
     for i in range(k):
@@ -57,9 +55,7 @@ def question_scores(counts: pd.DataFrame, greedy: bool = False) -> pd.DataFrame:
     return out
 
 
-def score_rollouts(
-    rollouts: Rollouts, problems: ProblemSet, policy: Policy, n: int
-) -> pd.DataFrame:
+def score_rollouts(rollouts: Rollouts, problems: ProblemSet, policy: Policy, n: int) -> pd.DataFrame:
     """Counts table of rollouts drawn n per problem: id, family, n, c, plus finished and tokens (sums)."""
     rows = []
     for i, problem in enumerate(problems.items):
@@ -92,18 +88,14 @@ def evaluate(
 ) -> pd.DataFrame:
     """Counts table of n answers per problem at temperature tau (0: one greedy answer)."""
     if not problems.items:
-        raise SeptError(
-            f"problems {problems.name!r}: an endless set cannot be evaluated on, use toy:test"
-        )
+        raise SeptError(f"problems {problems.name!r}: an endless set cannot be evaluated on, use toy:test")
     n = 1 if tau == 0 else n
     prompts = [policy.encode(p.prompt) for p in problems.items]
     ids = [p.id for p in problems.items]
     check_lengths(prompts, ids, policy.context - max_new_tokens)
     rollouts = sampler.sample(prompts, ids, n, tau, max_new_tokens, seed)
     if not np.isfinite(rollouts.log_probs.numpy()).all():
-        raise SeptError(
-            f"model {policy.name!r}: its logits are not finite; the checkpoint is damaged"
-        )
+        raise SeptError(f"model {policy.name!r}: its logits are not finite; the checkpoint is damaged")
     return score_rollouts(rollouts, problems, policy, n)
 
 

@@ -76,11 +76,7 @@ PROFILES = {
         train_overrides={"rounds": 3, "warmup": 0, "questions": 16, "mini_batch": 8},
     ),
     "quick": Profile(
-        seeds=(100,),
-        temperatures=_COARSE,
-        test="toy:test:24",
-        dev="toy:dev:16",
-        notebooks="00,01,02,03",
+        seeds=(100,), temperatures=_COARSE, test="toy:test:24", dev="toy:dev:16", notebooks="00,01,02,03"
     ),
     "laptop": Profile(seeds=(100, 101, 102, 103, 104), temperatures=_TENTHS),
     # The same notebooks on a hub model and on problem files of your own (columns prompt and answer).
@@ -93,12 +89,7 @@ PROFILES = {
         train="problems/train.jsonl",
         n=8,
         max_new_tokens=1024,
-        train_overrides={
-            "rounds": 50,
-            "lr": 1e-6,
-            "micro_batch": 4,
-            "gradient_checkpointing": True,
-        },
+        train_overrides={"rounds": 50, "lr": 1e-6, "micro_batch": 4, "gradient_checkpointing": True},
     ),
     "paper": Profile(
         seeds=(100,),
@@ -375,11 +366,7 @@ def run_notebooks(
     import papermill
 
     wanted = tuple(filter(None, (only or profile(profile_name).notebooks).split(",")))
-    paths = [
-        p
-        for p in sorted(notebooks_dir().glob("*.ipynb"))
-        if not wanted or p.name.startswith(wanted)
-    ]
+    paths = [p for p in sorted(notebooks_dir().glob("*.ipynb")) if not wanted or p.name.startswith(wanted)]
     if not paths:
         raise SeptError(f"notebooks: none begins with {only!r}; see {notebooks_dir().name}/")
     executed = []
@@ -463,16 +450,12 @@ def status_rows() -> list[dict[str, Any]]:
             done = int(note.read_text().split("/")[0]) if note.is_file() else done
             state = "done" if (folder / "final").is_dir() else "unfinished"
             what = f"{described['model']} {described['config']['objective']} seed {described['config']['seed']}"
-            rows.append(
-                {"name": folder.name, "state": state, "rounds": f"{done}/{total}", "what": what}
-            )
+            rows.append({"name": folder.name, "state": state, "rounds": f"{done}/{total}", "what": what})
         elif (folder / "score.json").is_file():
             described = json.loads((folder / "score.json").read_text())
             model = described["model"]
             name = (
-                model
-                if isinstance(model, str)
-                else f"{model['base']} {model['arm']} seed {model['seed']}"
+                model if isinstance(model, str) else f"{model['base']} {model['arm']} seed {model['seed']}"
             )
             state = "done" if (folder / "counts.csv").is_file() else "unfinished"
             what = f"{name} at {described['tau']} on {described['problems']}, n = {described['n']}"

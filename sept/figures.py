@@ -10,7 +10,6 @@ one tinted, because they come from different models and are compared in shape, n
 
 from __future__ import annotations
 
-import html as html_escape
 import json
 import logging
 import os
@@ -63,16 +62,12 @@ _SLOTS = [
     ("#8C564B", "P"),
 ]
 FAMILY_STYLE: dict[str, tuple[str, str]] = {
-    **dict(
-        zip(
-            ("MATH-500", "AMC-23", "Olympiad", "Minerva", "AIME-24", "AIME-25"), _SLOTS, strict=True
-        )
-    ),
+    **dict(zip(("MATH-500", "AMC-23", "Olympiad", "Minerva", "AIME-24", "AIME-25"), _SLOTS, strict=True)),
     **dict(zip(("add3", "sub3", "add4", "sub4", "add5", "sub5"), _SLOTS, strict=True)),
     "Mean": ("#000000", "X"),
 }
 
-_TINT = "#F4EFE2"  # behind everything published
+TINT = "#F4EFE2"  # behind everything published
 _PAPER_MODEL = "Qwen2.5-Math-7B"
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -114,11 +109,7 @@ def use_style() -> None:
 
 
 def save_figure(
-    fig: Figure,
-    name: str,
-    table: pd.DataFrame,
-    out_dir: str | Path,
-    provenance: Mapping[str, Any],
+    fig: Figure, name: str, table: pd.DataFrame, out_dir: str | Path, provenance: Mapping[str, Any]
 ) -> list[Path]:
     """Write `name`.csv, .png and .pdf to `out_dir` and return the three paths.
 
@@ -153,7 +144,7 @@ def save_figure(
 # ----------------------------------------------------------------------------------------- helpers
 
 
-def _checked(table: pd.DataFrame, artefact: str, columns: Sequence[str]) -> pd.DataFrame:
+def checked(table: pd.DataFrame, artefact: str, columns: Sequence[str]) -> pd.DataFrame:
     """The table, or a ValueError that names the column at fault."""
     for column in columns:
         if column not in table.columns:
@@ -179,10 +170,10 @@ def _pass_metrics(table: pd.DataFrame, artefact: str) -> list[str]:
 
 def method_colour(method: str) -> str:
     """Colour of a method, or of the one a variant is named after: `SePT (x)` is SePT's blue."""
-    return COLOURS.get(_root(method), "#333333")
+    return COLOURS.get(root_of(method), "#333333")
 
 
-def _root(method: str) -> str:
+def root_of(method: str) -> str:
     if method in _ALIASES:
         return _ALIASES[method]
     fitting = [known for known in COLOURS if method.startswith(known)]
@@ -194,7 +185,7 @@ def _variants(methods: Iterable[str]) -> dict[str, int]:
     seen: dict[str, int] = {}
     number = {}
     for method in methods:
-        root = _root(method)
+        root = root_of(method)
         number[method] = seen.get(root, 0)
         seen[root] = number[method] + 1
     return number
@@ -207,7 +198,7 @@ def _figure(width: float, height: float) -> Figure:
 
 def _titled(block: SubFigure, source: str, what: str) -> SubFigure:
     """Label a block `measured: ...` or `published: ...`; the published one is tinted."""
-    block.set_facecolor(_TINT if source == "published" else "white")
+    block.set_facecolor(TINT if source == "published" else "white")
     inches = block.bbox.width / block.figure.dpi
     what = textwrap.fill(what, int(inches * 12))  # about twelve bold letters to the inch
     label = f"{source}: {what}" if inches > COLUMN + 0.5 else f"{source}:\n{what}"
@@ -296,7 +287,7 @@ def figure_1a(table: pd.DataFrame) -> Figure:
 
     Columns: family (one of them `Mean`), temperature, metric, value, lo, hi; scores in percent.
     """
-    metrics = _pass_metrics(_checked(table, "figure_1a", _SWEEP_COLUMNS), "figure_1a")
+    metrics = _pass_metrics(checked(table, "figure_1a", _SWEEP_COLUMNS), "figure_1a")
     fig = _figure(PAGE, 2.7)
     _draw_sweep(fig, table, [metrics[0], metrics[-1]])
     return fig
@@ -304,7 +295,7 @@ def figure_1a(table: pd.DataFrame) -> Figure:
 
 def figure_1a_beside(table: pd.DataFrame, measured: str = "embedded base") -> Figure:
     """`figure_1a` above the paper's own panels. `measured` names the model that was measured."""
-    metrics = _pass_metrics(_checked(table, "figure_1a_beside", _SWEEP_COLUMNS), "figure_1a_beside")
+    metrics = _pass_metrics(checked(table, "figure_1a_beside", _SWEEP_COLUMNS), "figure_1a_beside")
     fig = _figure(PAGE, 5.8)
     top, bottom = fig.subfigures(2, 1, squeeze=False).ravel()
     _draw_sweep(_titled(top, "measured", measured), table, [metrics[0], metrics[-1]])
@@ -333,7 +324,7 @@ def _draw_methods(block: SubFigure, table: pd.DataFrame, metrics: Sequence[str])
                 line["temperature"],
                 line["value"],
                 color=colour,
-                marker=_MARKERS.get(_root(method), "o"),
+                marker=_MARKERS.get(root_of(method), "o"),
                 linestyle=("-", "--", ":", "-.")[variant % 4],
                 label=method,
             )
@@ -346,7 +337,7 @@ def figure_6(table: pd.DataFrame, measured: str = "embedded base") -> Figure:
 
     Columns: method (SePT, GRPO, Baseline, ...), temperature, metric, value, lo, hi.
     """
-    _checked(table, "figure_6", ("method", "temperature", "metric", "value", "lo", "hi"))
+    checked(table, "figure_6", ("method", "temperature", "metric", "value", "lo", "hi"))
     metrics = _pass_metrics(table, "figure_6")
     fig = _figure(PAGE, 4.4)
     left, right = fig.subfigures(1, 2, squeeze=False).ravel()
@@ -364,10 +355,10 @@ def figure_6(table: pd.DataFrame, measured: str = "embedded base") -> Figure:
 # ------------------------------------------------------------------------------ Figure 1c, Table 1
 
 _HATCHES = ("", "////", "....", "xxxx")
-_ROW_COLUMNS = ("method", "metric", "value", "lo", "hi")
+ROW_COLUMNS = ("method", "metric", "value", "lo", "hi")
 
 
-def _published_rows(model: str, metrics: Sequence[str]) -> pd.DataFrame:
+def published_rows(model: str, metrics: Sequence[str]) -> pd.DataFrame:
     rows = []
     for method in ("Baseline", "SePT", "GRPO"):
         printed = published.table_row(1, model, method)
@@ -375,16 +366,16 @@ def _published_rows(model: str, metrics: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(lo=lambda f: f["value"], hi=lambda f: f["value"])
 
 
-def _gain(rows: pd.DataFrame, method: str, metric: str, reference: str) -> float:
+def gain_of(rows: pd.DataFrame, method: str, metric: str, reference: str) -> float:
     """Difference of the one-decimal values, as the paper prints its gains."""
     value = rows.set_index(["method", "metric"])["value"].round(1)
     return float(value.get((method, metric), np.nan) - value.get((reference, metric), np.nan))
 
 
-def _reference(table: pd.DataFrame, artefact: str) -> str:
+def reference_of(table: pd.DataFrame, artefact: str) -> str:
     """The baseline that gains refer to: the first one in the table."""
     for method in table["method"].unique():
-        if _root(method) == "Baseline":
+        if root_of(method) == "Baseline":
             return method
     raise ValueError(f"{artefact}: column 'method' holds no 'Baseline'")
 
@@ -392,7 +383,7 @@ def _reference(table: pd.DataFrame, artefact: str) -> str:
 def _draw_bars(block: SubFigure, table: pd.DataFrame, metrics: Sequence[str]) -> None:
     ax = block.subplots()
     number = _variants(table["method"].unique())
-    reference = _reference(table, "figure_1c")
+    reference = reference_of(table, "figure_1c")
     width = 0.84 / len(number)
     for index, (method, variant) in enumerate(number.items()):
         rows = table[table["method"] == method].set_index("metric").reindex(list(metrics))
@@ -413,8 +404,8 @@ def _draw_bars(block: SubFigure, table: pd.DataFrame, metrics: Sequence[str]) ->
         for place, metric in zip(x, metrics, strict=True):
             if pd.isna(rows.loc[metric, "value"]):
                 continue
-            is_base = _root(method) == "Baseline"
-            gain = _gain(table, method, metric, reference)
+            is_base = root_of(method) == "Baseline"
+            gain = gain_of(table, method, metric, reference)
             text = f"{rows.loc[metric, 'value']:.1f}" if is_base else f"{gain:+.1f}"
             ax.annotate(
                 text,
@@ -440,7 +431,7 @@ def figure_1c(table: pd.DataFrame, measured: str = "embedded base") -> Figure:
     Columns: method, metric, value, lo, hi. Several baselines are allowed, told apart by hatching;
     gains refer to the first one in the table.
     """
-    passes = _pass_metrics(_checked(table, "figure_1c", _ROW_COLUMNS), "figure_1c")
+    passes = _pass_metrics(checked(table, "figure_1c", ROW_COLUMNS), "figure_1c")
     shown = [passes[0], passes[-1], *(["AVG"] if "AVG" in set(table["metric"]) else [])]
     fig = _figure(PAGE, 5.0)
     top, bottom = fig.subfigures(2, 1, squeeze=False, height_ratios=(1.25, 1)).ravel()
@@ -448,78 +439,10 @@ def figure_1c(table: pd.DataFrame, measured: str = "embedded base") -> Figure:
     metrics = ["pass@1", "pass@32", "AVG"]
     _draw_bars(
         _titled(bottom, "published", f"{_PAPER_MODEL}, Table 1 (no intervals)"),
-        _published_rows(_PAPER_MODEL, metrics),
+        published_rows(_PAPER_MODEL, metrics),
         metrics,
     )
     return fig
-
-
-def table_1(table: pd.DataFrame, measured: str = "embedded base") -> tuple[str, str]:
-    """Table 1 as (HTML, LaTeX): the measured rows above the published ones.
-
-    Columns as in `figure_1c`, optionally with delta, delta_lo and delta_hi, a paired difference to
-    the first baseline; without them the difference of the rounded values is shown.
-    """
-    _checked(table, "table_1", _ROW_COLUMNS)
-    reference = _reference(table, "table_1")
-    metrics = ["pass@1", "pass@8", "pass@32", "AVG"]
-    body: list[tuple[str, str, str, list[str]]] = []  # source, model, method, cells
-    for method in table["method"].unique():
-        rows = table[table["method"] == method].set_index("metric")
-        cells = [
-            _cell(rows.loc[m], _gain(table, method, m, reference), method)
-            if m in rows.index
-            else "-"
-            for m in metrics
-        ]
-        body.append(("measured", measured, method, cells))
-    for model in published.tables().query("table == 1")["model"].unique():
-        rows = _published_rows(model, metrics)
-        for method, part in rows.groupby("method", sort=False):
-            cells = [
-                _cell(row, _gain(rows, str(method), row["metric"], "Baseline"), str(method))
-                for _, row in part.iterrows()
-            ]
-            body.append(("published", model, str(method), cells))
-    return _html(body, metrics), _latex(body, metrics)
-
-
-def _cell(row: pd.Series, gain: float, method: str) -> str:
-    text = f"{row['value']:.1f}"
-    if row["hi"] > row["lo"]:
-        text += f" [{row['lo']:.1f}, {row['hi']:.1f}]"
-    if _root(method) == "Baseline":
-        return text
-    if pd.notna(row.get("delta")):
-        inside = f"{row['delta']:+.1f}"
-        if pd.notna(row.get("delta_lo")) and pd.notna(row.get("delta_hi")):
-            inside += f" [{row['delta_lo']:+.1f}, {row['delta_hi']:+.1f}]"
-        return f"{text} ({inside})"
-    return f"{text} ({gain:+.1f})"
-
-
-def _html(body: list[tuple[str, str, str, list[str]]], metrics: Sequence[str]) -> str:
-    head = "".join(f"<th>{name}</th>" for name in ("", "model", "method", *metrics))
-    lines = ["<table>", f"<thead><tr>{head}</tr></thead>", "<tbody>"]
-    for source, model, method, cells in body:
-        tint = f' style="background:{_TINT};color:black"' if source == "published" else ""
-        cols = "".join(f"<td>{html_escape.escape(c)}</td>" for c in (source, model, method, *cells))
-        lines.append(f"<tr{tint}>{cols}</tr>")
-    return "\n".join([*lines, "</tbody>", "</table>", ""])
-
-
-def _latex(body: list[tuple[str, str, str, list[str]]], metrics: Sequence[str]) -> str:
-    special = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"})
-    lines = [r"\begin{tabular}{lll" + "r" * len(metrics) + "}", r"\toprule"]
-    lines += [" & ".join(["", "model", "method", *metrics]) + r" \\"]
-    block = ("", "")
-    for source, model, method, cells in body:
-        if (source, model) != block:
-            lines.append(r"\midrule")
-        first = (source, model) if (source, model) != block else ("", "")
-        block = (source, model)
-        lines.append(" & ".join(c.translate(special) for c in (*first, method, *cells)) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
 # --------------------------------------------------------------------------------- training curves
@@ -530,7 +453,7 @@ def figure_training(table: pd.DataFrame) -> Figure:
 
     Columns: arm, seed, round, metric, value.
     """
-    _checked(table, "figure_training", ("arm", "seed", "round", "metric", "value"))
+    checked(table, "figure_training", ("arm", "seed", "round", "metric", "value"))
     metrics = list(table["metric"].unique())
     number = _variants(table["arm"].unique())
     columns = min(3, len(metrics))
@@ -550,9 +473,7 @@ def figure_training(table: pd.DataFrame) -> Figure:
                 ax.plot(wide.index, wide, color=colour, linestyle=dash, linewidth=0.5, alpha=0.5)
                 n = wide.count(axis=1)
                 half = stats.t.ppf(0.975, n.clip(lower=2) - 1) * wide.sem(axis=1)
-                spread = pd.DataFrame(
-                    {"lo": wide.mean(axis=1) - half, "hi": wide.mean(axis=1) + half}
-                )
+                spread = pd.DataFrame({"lo": wide.mean(axis=1) - half, "hi": wide.mean(axis=1) + half})
                 _band(ax, spread.reset_index(), "round", colour)
             seeds = table.loc[table["arm"] == arm, "seed"].nunique()
             label = f"{arm} ({seeds} seed{'s' * (seeds > 1)})"

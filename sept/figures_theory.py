@@ -71,7 +71,7 @@ def _label_ends(ax: Axes, x: float, ends: Sequence[tuple[float, str, str]]) -> N
 def figure_margins(table: pd.DataFrame, palette: Mapping[float, str] | None = None) -> Figure:
     """New against old margin of every prefix and pair with lines of slope tau_t / tau_s; residuals.
 
-    Columns: tau_s, tau_t, ratio, margin_old, margin_new, residual (`tabular.margin_rows`).
+    Columns: tau_s, tau_t, ratio, margin_old, margin_new, residual (`statements.margin_rows`).
     """
     columns = ("tau_s", "tau_t", "ratio", "margin_old", "margin_new", "residual")
     _need(table, "figure_margins", columns)
@@ -119,7 +119,7 @@ def figure_margins(table: pd.DataFrame, palette: Mapping[float, str] | None = No
 def figure_rounds(table: pd.DataFrame, palette: Mapping[str, str] | None = None) -> Figure:
     """Growth of the margins over rounds (points) and the product of tau_t / tau_s (lines).
 
-    Columns: schedule, round, tau_s, product, growth (`tabular.round_rows`).
+    Columns: schedule, round, tau_s, product, growth (`statements.round_rows`).
     """
     _need(table, "figure_rounds", ("schedule", "round", "tau_s", "product", "growth"))
     fig, (left, right) = _panels(2.7, (1, 1.45))
@@ -146,7 +146,7 @@ def figure_rounds(table: pd.DataFrame, palette: Mapping[str, str] | None = None)
 def figure_finite_sample(table: pd.DataFrame) -> Figure:
     """Error of a fit to n samples at one prefix: log-odds and KL, measured and predicted.
 
-    Columns: n, rms, predicted_rms, kl, predicted_kl, full_support (`tabular.finite_sample_rows`).
+    Columns: n, rms, predicted_rms, kl, predicted_kl, full_support (`statements.finite_sample_rows`).
     """
     columns = ("n", "rms", "predicted_rms", "kl", "predicted_kl", "full_support")
     _need(table, "figure_finite_sample", columns)
@@ -178,7 +178,7 @@ def figure_finite_sample(table: pd.DataFrame) -> Figure:
 
 
 def normalisation_label(reduction: str, batch: float | None) -> str:
-    """How a row of `tabular.normalisation_rows` is called in a figure."""
+    """How a row of `statements.normalisation_rows` is called in a figure."""
     if reduction == "token" and pd.isna(batch):
         return "token mean, whole stream"
     if pd.isna(batch):
@@ -190,7 +190,7 @@ def normalisation_label(reduction: str, batch: float | None) -> str:
 def figure_normalisations(table: pd.DataFrame) -> Figure:
     """How far each loss reduction bends Equation 2 and Theorem 1, one row per reduction.
 
-    Columns: reduction, batch, eq2_norm, max_bend (`tabular.normalisation_rows`).
+    Columns: reduction, batch, eq2_norm, max_bend (`statements.normalisation_rows`).
     """
     _need(table, "figure_normalisations", ("reduction", "batch", "eq2_norm", "max_bend"))
     rows = table.sort_values("max_bend", ascending=False, kind="stable").reset_index(drop=True)
@@ -204,24 +204,10 @@ def figure_normalisations(table: pd.DataFrame) -> Figure:
         for y, (value, good) in enumerate(zip(scale * rows[column], exact, strict=True)):
             colour = COLOURS["SePT"] if good else COLOURS["Offline"]
             ax.plot([0, value], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
-            ax.plot(
-                value,
-                y,
-                "o" if good else "s",
-                color=colour,
-                markersize=5.5,
-                zorder=4,
-                clip_on=False,
-            )
+            ax.plot(value, y, "o" if good else "s", color=colour, markersize=5.5, zorder=4, clip_on=False)
             text = "0" if good else f"{value:.2g}" if scale == 1 else f"{value:.0f}%"
             ax.annotate(
-                text,
-                (value, y),
-                (7, 0),
-                textcoords="offset points",
-                color=colour,
-                va="center",
-                fontsize=8,
+                text, (value, y), (7, 0), textcoords="offset points", color=colour, va="center", fontsize=8
             )
         ax.set_xlim(0, 1.16 * scale * rows[column].max())
         ax.set_xlabel(label)

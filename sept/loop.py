@@ -12,9 +12,7 @@ log-probs for SePT. Training uses the sampler's own token ids; they are never de
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,12 +22,12 @@ import torch
 from torch import Tensor
 
 from . import objectives
+from .checkpoints import checkpoints, copy_weights, last_good, open_folder, restore, save, write_rows
 from .config import RESULTS_VERSION, Config, SeptError
 from .evaluation import METRICS, evaluate, family_means, question_scores
 from .grading import grade
 from .policy import Policy, make_batch, response_logits, save_policy, weights_hash
 from .problems import Problem, ProblemSet, check_lengths
-from .provenance import environment, write_json
 from .sampling import Rollouts, Sampler, make_sampler
 from .schedules import tau_s_at
 
@@ -76,7 +74,7 @@ def train(
     room = policy.context - config.max_new_tokens
     check_lengths([policy.encode(p.prompt) for p in first], [p.id for p in first], room)
     policy.model = _prepare(policy.model, config)
-    rows = _open_folder(out, config, identity, policy, problems, resume)
+    rows = open_folder(out, config, identity, policy, problems, resume)
     if rows and rows[-1]["round"] == config.rounds - 1 and (out / "final").is_dir():
         return rows
     weights = [p for p in policy.model.parameters() if p.requires_grad]
@@ -91,9 +89,9 @@ def train(
     start = len(rows)
     # A sampler that may lag behind the policy needs its own weights in every checkpoint.
     lagging = config.refresh_every != 1
-    behind = _weights(policy.model) if lagging else None
+    behind = copy_weights(policy.model) if lagging else None
     if start:
-        behind = _restore(out / f"checkpoint-{start}", policy, optimizer, sampler)
+        behind = restore(out / f"checkpoint-{start}", policy, optimizer, sampler)
     sampler_version = sampler.version  # the version that this arm's next samples must carry
     limit = CANARY.get(weights[0].dtype, 0.05)
 
@@ -107,8 +105,7 @@ def train(
 
             # 2. answers, at tau_s. An offline sampler is one frozen data set: its draws have no round.
             tau_s = tau_s_at(
-                round,
-                config.rounds,
+                round / config.rounds,
                 config.tau_s,
                 config.tau_s_end,
                 config.tau_s_schedule,
@@ -132,8 +129,7 @@ def train(
             warm = min(1.0, round / config.warmup) if config.warmup else 1.0
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * warm
-            row: dict[str, Any] = {"round": round, "tau_s": tau_s, "tau_t": tau_t}
-            row |= {"lr": config.lr * warm}
+            row: dict[str, Any] = dict(round=round, tau_s=tau_s, tau_t=tau_t, lr=config.lr * warm)
             row |= describe(rollouts, questions, policy, problems.world, config.G)
             fresh = rollouts.version == policy.version
             row |= _steps(config, policy, optimizer, weights, rollouts, tau_t, row.pop("rewards"))
@@ -147,7 +143,7 @@ def train(
             if config.refresh_every and (round + 1) % config.refresh_every == 0:
                 sampler.refresh(policy)
                 sampler_version = policy.version
-                behind = _weights(policy.model) if lagging else None
+                behind = copy_weights(policy.model) if lagging else None
 
             if dev is not None and config.eval_every and (round + 1) % config.eval_every == 0:
                 row |= _dev_scores(config, policy, dev)
@@ -155,19 +151,19 @@ def train(
             if on_round is not None:
                 on_round(row)
             if (round + 1) % config.save_every == 0 and round + 1 < config.rounds:
-                _save(out, rows, policy, optimizer, sampler.version, behind)
+                save(out, rows, policy, optimizer, sampler.version, behind)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"interrupted in round {round}; continue with --resume from {_last_good(out)}"
+                f"interrupted in round {round}; continue with --resume from {last_good(out)}"
             ) from None
         except _NonFiniteError as error:
             raise TrainingError(
                 f"round {round}, batch {error.batch}: {error.what} is not finite; last good checkpoint: "
-                f"{_last_good(out)}; lower lr or raise tau_t"
+                f"{last_good(out)}; lower lr or raise tau_t"
             ) from None
     save_policy(policy, out / "final")
-    _write_rows(out, rows)
-    for folder in _checkpoints(out):
+    write_rows(out, rows)
+    for folder in checkpoints(out):
         shutil.rmtree(folder)
     return rows
 
@@ -229,12 +225,7 @@ def _steps(
                     config.clip,
                 )
             loss = objectives.normalise(
-                losses,
-                batch.mask,
-                config.loss_normalisation,
-                step_tokens,
-                len(step_rows),
-                len(parts),
+                losses, batch.mask, config.loss_normalisation, step_tokens, len(step_rows), len(parts)
             )
             if not torch.isfinite(loss):
                 raise _NonFiniteError(batch_number, "the loss")
@@ -279,8 +270,7 @@ def describe(
     `rewards` [N] (1 for right) comes along for GRPO; SePT never looks at it.
     """
     texts = [
-        policy.decode(rollouts.tokens[i, : rollouts.lengths[i]].tolist())
-        for i in range(len(rollouts))
+        policy.decode(rollouts.tokens[i, : rollouts.lengths[i]].tolist()) for i in range(len(rollouts))
     ]
     ended = rollouts.finished.tolist()
     rewards = torch.tensor(
@@ -331,146 +321,3 @@ def _prepare(model: Any, config: Config) -> Any:
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
-
-
-# --- the run folder ---------------------------------------------------------------------------------
-
-
-def _open_folder(
-    out: Path,
-    config: Config,
-    identity: dict[str, Any],
-    policy: Policy,
-    problems: ProblemSet,
-    resume: bool,
-) -> list[dict[str, Any]]:
-    """Claim `out` for this run and return the rounds already done."""
-    record = out / "config.json"
-    if record.is_file():
-        theirs = json.loads(record.read_text())
-        if theirs.get("identity") != identity:
-            what = [k for k in identity if theirs.get("identity", {}).get(k) != identity[k]]
-            raise SeptError(
-                f"output folder {str(out)!r} belongs to another run (different {', '.join(what)}); "
-                "choose another --out or remove it"
-            )
-        if not resume:
-            raise SeptError(
-                f"output folder {str(out)!r} already holds this run; continue it with --resume"
-            )
-        rows = _read_rows(out)
-        if rows and rows[-1]["round"] == config.rounds - 1 and (out / "final").is_dir():
-            return rows
-        last = _last_good(out)
-        if isinstance(last, Path):
-            return rows[: int(last.name.split("-")[1])]
-        return []
-    if out.exists() and any(out.iterdir()):
-        raise SeptError(f"output folder {str(out)!r} is not empty; choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(
-        record,
-        {
-            "identity": identity,
-            "model": policy.name,
-            "problems": problems.name,
-            "config": json.loads(config.to_json()),
-            "provenance": environment(),
-        },
-    )
-    return []
-
-
-def _read_rows(out: Path) -> list[dict[str, Any]]:
-    path = out / "rounds.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
-def _write_rows(out: Path, rows: list[dict[str, Any]]) -> None:
-    from .provenance import write_text
-
-    write_text(out / "rounds.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _checkpoints(out: Path) -> list[Path]:
-    return sorted(out.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-
-
-def _last_good(out: Path) -> Path | str:
-    folders = _checkpoints(out)
-    return folders[-1] if folders else "none yet (it starts again from the beginning)"
-
-
-def _save(
-    out: Path,
-    rows: list[dict[str, Any]],
-    policy: Policy,
-    optimizer: torch.optim.Optimizer,
-    sampler_version: int,
-    behind: dict[str, Tensor] | None,
-) -> None:
-    """Everything that determines the future, in safetensors, atomically; the last two are kept.
-
-    Random numbers come from coordinates, so the number of the round is all their state. `behind` are the
-    weights of a sampler that may lag (offline, refresh_every > 1).
-    """
-    from safetensors.torch import save_file
-
-    temporary = out / f".checkpoint-{len(rows)}.part"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    save_file(_weights(policy.model), temporary / "policy.safetensors")
-    if behind is not None:
-        save_file(behind, temporary / "sampler.safetensors")
-    moments = {
-        f"{name}/{field}": value
-        for name, parameter in policy.model.named_parameters()
-        for field, value in optimizer.state.get(parameter, {}).items()
-    }
-    save_file(moments, temporary / "optimizer.safetensors")
-    state = {"version": policy.version, "sampler_version": sampler_version}
-    write_json(temporary / "state.json", state)
-    _write_rows(out, rows)
-    os.replace(temporary, out / f"checkpoint-{len(rows)}")
-    for old in _checkpoints(out)[:-2]:
-        shutil.rmtree(old)
-
-
-def _restore(
-    folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, sampler: Sampler
-) -> dict[str, Tensor] | None:
-    """Load a checkpoint into policy, optimizer and sampler; returns the sampler's weights if they lag."""
-    from safetensors.torch import load_file
-
-    try:
-        state = json.loads((folder / "state.json").read_text())
-        weights = load_file(folder / "policy.safetensors")
-        moments = load_file(folder / "optimizer.safetensors")
-        lagging = folder / "sampler.safetensors"
-        behind = load_file(lagging) if lagging.is_file() else None
-    except Exception as error:  # safetensors raises a type of its own
-        raise SeptError(
-            f"checkpoint {str(folder)!r}: damaged ({str(error).splitlines()[0]}); remove this folder and "
-            "resume again from the one before it"
-        ) from None
-    policy.model.load_state_dict(behind or weights, strict=False)
-    policy.version = state["sampler_version"]
-    sampler.refresh(policy)
-    policy.model.load_state_dict(weights, strict=False)
-    policy.version = state["version"]
-    named = dict(policy.model.named_parameters())
-    for key, value in moments.items():
-        name, field = key.rsplit("/", 1)
-        optimizer.state[named[name]][field] = value
-    return behind
-
-
-def _weights(model: Any) -> dict[str, Tensor]:
-    """A copy of the state dict without the aliases of tied weights, which safetensors refuses."""
-    seen: set[int] = set()
-    out = {}
-    for name, value in model.state_dict().items():
-        if value.data_ptr() not in seen:
-            seen.add(value.data_ptr())
-            out[name] = value.detach().clone().contiguous()
-    return out

@@ -79,9 +79,7 @@ def load_policy(name: str, dtype: torch.dtype = torch.float32, device: str = "au
     path = resolve(name)
     local = Path(path).is_dir()
     if not local and (path.count("/") != 1 or path.startswith((".", "/", "~"))):
-        raise SeptError(
-            f"model {name!r}: no such folder, shipped base ({_bases()}) or hub id owner/name"
-        )
+        raise SeptError(f"model {name!r}: no such folder, shipped base ({_bases()}) or hub id owner/name")
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
@@ -109,9 +107,7 @@ def load_policy(name: str, dtype: torch.dtype = torch.float32, device: str = "au
         device = "cuda" if large and torch.cuda.is_available() else "cpu"
     policy = Policy(model.to(device).eval(), tokenizer, name)
     if policy.tokenizer.eos_token_id is None and config.eos_token_id is None:
-        raise SeptError(
-            f"model {name!r}: names no end-of-sequence token; set eos_token_id in its config"
-        )
+        raise SeptError(f"model {name!r}: names no end-of-sequence token; set eos_token_id in its config")
     return policy
 
 
@@ -197,9 +193,6 @@ def make_batch(
 def response_logits(model: Any, batch: Batch) -> Tensor:
     """Logits that predict each response token: [B, T, V] (rows behind a response's end are arbitrary)."""
     logits = model(
-        input_ids=batch.ids,
-        attention_mask=batch.attention,
-        position_ids=batch.positions,
-        use_cache=False,
+        input_ids=batch.ids, attention_mask=batch.attention, position_ids=batch.positions, use_cache=False
     ).logits
     return logits.gather(1, batch.sources[..., None].expand(-1, -1, logits.shape[-1]))

@@ -74,18 +74,14 @@ def load_problems(name: str) -> ProblemSet:
         return _toy(name)
     path = Path(name)
     if not path.is_file():
-        raise SeptError(
-            f"problems {name!r}: no such file; known names are toy:test, toy:dev, toy:train"
-        )
+        raise SeptError(f"problems {name!r}: no such file; known names are toy:test, toy:dev, toy:train")
     problems = _from_table(path)
     if not problems:
         raise SeptError(f"problems {name!r}: the set is empty; give at least one row")
     seen: set[str] = set()
     for problem in problems:
         if problem.id in seen:
-            raise SeptError(
-                f"problems {name!r}: id {problem.id!r} appears twice; ids must be unique"
-            )
+            raise SeptError(f"problems {name!r}: id {problem.id!r} appears twice; ids must be unique")
         seen.add(problem.id)
     return ProblemSet(name, tuple(problems))
 

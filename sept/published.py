@@ -16,14 +16,7 @@ import pandas as pd
 BENCHMARKS = ("MATH-500", "AMC-23", "Minerva", "Olympiad", "AIME-24", "AIME-25")
 
 # Questions behind each score. The Olympiad file has 675; two prompts exceed the length limit.
-N_SCORED = {
-    "MATH-500": 500,
-    "AMC-23": 40,
-    "Minerva": 272,
-    "Olympiad": 673,
-    "AIME-24": 30,
-    "AIME-25": 30,
-}
+N_SCORED = {"MATH-500": 500, "AMC-23": 40, "Minerva": 272, "Olympiad": 673, "AIME-24": 30, "AIME-25": 30}
 
 _UNTRAINED = ("Baseline", "Base")
 

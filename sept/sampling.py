@@ -105,9 +105,7 @@ def make_sampler(policy: Policy, engine: str = "auto") -> Sampler:
         raise SeptError(f"engine {engine!r}: choose auto, static or transformers")
     if engine == "auto":
         small = sum(p.numel() for p in policy.model.parameters()) < 50_000_000
-        engine = (
-            "static" if small and StaticEngine.refuses(policy.model) is None else "transformers"
-        )
+        engine = "static" if small and StaticEngine.refuses(policy.model) is None else "transformers"
     sampler: Sampler = StaticEngine() if engine == "static" else TransformersEngine()
     sampler.refresh(policy)
     return sampler
@@ -257,9 +255,7 @@ class StaticEngine:
     def refresh(self, policy: Policy) -> None:
         reason = self.refuses(policy.model)
         if reason:
-            raise SeptError(
-                f"engine static cannot run this model: {reason}; use engine transformers"
-            )
+            raise SeptError(f"engine static cannot run this model: {reason}; use engine transformers")
         c, body = policy.model.config, policy.model.model
         self.heads, self.kv = c.num_attention_heads, c.num_key_value_heads
         self.dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
@@ -280,11 +276,7 @@ class StaticEngine:
                 (a.v_proj, self.kv, None),
             ):
                 w = proj.weight.detach().float().view(count, self.dim, -1)
-                b = (
-                    proj.bias.detach().float()
-                    if proj.bias is not None
-                    else torch.zeros(w.shape[:2])
-                )
+                b = proj.bias.detach().float() if proj.bias is not None else torch.zeros(w.shape[:2])
                 b = b.view(count, self.dim)
                 if scale is not None:
                     w, b = w[:, pairs] * scale, b[:, pairs] * scale
@@ -310,12 +302,7 @@ class StaticEngine:
         return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt_()
 
     def _forward(
-        self,
-        ids: Tensor,
-        start: int,
-        rotation: Tensor,
-        mask: Tensor,
-        cache: list[tuple[Tensor, Tensor]],
+        self, ids: Tensor, start: int, rotation: Tensor, mask: Tensor, cache: list[tuple[Tensor, Tensor]]
     ) -> Tensor:
         """Logits of the last position. ids [B, S] occupy cache slots start .. start + S.
 
@@ -331,11 +318,7 @@ class StaticEngine:
             qk = torch.view_as_real(torch.view_as_complex(qk) * rotation).flatten(-2)
             keys[..., start:end] = qk[:, :, self.heads :].permute(0, 2, 3, 1)
             values[:, :, start:end] = y[:, :, self.heads + self.kv :].transpose(1, 2)
-            q = (
-                qk[:, :, : self.heads]
-                .reshape(B, S, self.kv, groups, self.dim)
-                .permute(0, 2, 3, 1, 4)
-            )
+            q = qk[:, :, : self.heads].reshape(B, S, self.kv, groups, self.dim).permute(0, 2, 3, 1, 4)
             scores = q.reshape(B, self.kv, groups * S, self.dim) @ keys[..., :end]
             scores = (scores.view(B, self.kv, groups, S, end) + mask).softmax(-1)
             mixed = scores.view(B, self.kv, groups * S, end) @ values[:, :, :end]
@@ -419,9 +402,7 @@ class StaticEngine:
             left = int(alive.sum())
             if left == 0 or t == limit - 1:
                 return
-            if left <= 0.75 * len(
-                rows
-            ):  # drop finished rows, so that stragglers do not hold the rest
+            if left <= 0.75 * len(rows):  # drop finished rows, so that stragglers do not hold the rest
                 keep = alive.nonzero().squeeze(1)
                 rows, pad, token, mask = rows[keep], pad[keep], token[keep], mask[keep]
                 cache = [(k[keep], v[keep]) for k, v in cache]

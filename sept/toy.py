@@ -151,16 +151,12 @@ def write_document(
     """Prompt and response of one document, right or wrong, in a random style."""
     prompt, answer = _question(family, operands)
     if family in OTHER_TASKS:
-        digits = [
-            str(rng.integers(10)) if rng.random() < error_rate / 2 else digit for digit in answer
-        ]
+        digits = [str(rng.integers(10)) if rng.random() < error_rate / 2 else digit for digit in answer]
         return prompt, "#" + "".join(digits)
     style = STYLES[int(rng.choice(3, p=STYLE_SHARES))]
     columns = _columns(family, operands, error_rate, rng)
     number = "".join(str(low) for *_, low in reversed(columns))
-    if not family.startswith(
-        "sub"
-    ):  # what is left over in the highest column belongs to the answer
+    if not family.startswith("sub"):  # what is left over in the highest column belongs to the answer
         number = str(columns[-1][3]) + number
     answer = str(int(number))
     if style == ">":
@@ -301,9 +297,7 @@ def pretrain(recipe: Recipe, on_step: Any = None) -> tuple[Any, Any, list[dict[s
     done_before = 0
     model.train()
     for number, stage in enumerate(recipe.stages):
-        optimizer = torch.optim.AdamW(
-            model.parameters(), lr=stage.lr, betas=(0.9, 0.95), weight_decay=0.01
-        )
+        optimizer = torch.optim.AdamW(model.parameters(), lr=stage.lr, betas=(0.9, 0.95), weight_decay=0.01)
         stream = documents(stage, recipe.seed + number)
         seen, step, running = 0, 0, 0.0
         pool: list[list[tuple[list[int], list[int]]]] = []

@@ -36,9 +36,7 @@ def counts(values, n=32, families=("a", "b")):
 
 
 def test_family_means_are_unweighted():
-    table = pd.DataFrame(
-        {"id": ["1", "2", "3"], "family": ["a", "a", "b"], "n": 32, "c": [32, 32, 0]}
-    )
+    table = pd.DataFrame({"id": ["1", "2", "3"], "family": ["a", "a", "b"], "n": 32, "c": [32, 32, 0]})
     assert ev.family_means(ev.question_scores(table))["pass@1"] == pytest.approx(0.5)
 
 
@@ -79,9 +77,7 @@ def test_paired_difference_is_tighter_than_unpaired():
 
 def test_baselines():
     sweep = {
-        0.0: ev.question_scores(
-            counts([1, 1, 1, 0], n=1), greedy=True
-        ),  # pass@1 75, all others too
+        0.0: ev.question_scores(counts([1, 1, 1, 0], n=1), greedy=True),  # pass@1 75, all others too
         0.5: ev.question_scores(counts([16, 16, 16, 16])),  # pass@1 50, pass@32 100
         1.0: ev.question_scores(counts([16, 16, 16, 2])),
     }

@@ -81,10 +81,7 @@ def test_profiles():
             assert [r.config().seed for r in scale.runs(arm)] == list(scale.seeds)
         assert scale.dev != scale.test != scale.train
     assert len(PROFILES["laptop"].seeds) >= 3
-    grpo, sept = (
-        profile("laptop").runs("grpo")[0].config(),
-        profile("laptop").runs("sept")[0].config(),
-    )
+    grpo, sept = (profile("laptop").runs("grpo")[0].config(), profile("laptop").runs("sept")[0].config())
     assert grpo.questions * grpo.G == sept.questions * sept.G, "as many answers a round"
     with pytest.raises(SeptError, match="quick"):
         profile("quack")

@@ -13,7 +13,7 @@ from matplotlib import colors as mcolors
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sept import figures, published
+from sept import figures, published, tables
 
 PROVENANCE = {"commit": "0123abc (dirty)", "config": "9f", "seeds": [0, 1], "torch": "2.13.0"}
 TEMPERATURES = (0.0, 0.5, 1.0, 1.5)
@@ -217,7 +217,7 @@ def test_bars_carry_the_gains_the_paper_prints(rows):
 
 
 def test_table_1(rows):
-    html, latex = figures.table_1(rows, "embedded <base> & co")
+    html, latex = tables.table_1(rows, "embedded <base> & co")
     assert "embedded &lt;base&gt; &amp; co" in html and r"embedded <base> \& co" in latex
     for text in (html, latex):
         assert "38.0 [36.0, 40.0] (+8.0)" in text  # measured: value, interval, gain
@@ -225,8 +225,8 @@ def test_table_1(rows):
         assert "36.6 (-0.2)" in text
     assert html.count("<tr") == 1 + 4 + 12
     paired = rows.assign(delta=7.5, delta_lo=6.5, delta_hi=8.5)
-    assert "38.0 [36.0, 40.0] (+7.5 [+6.5, +8.5])" in figures.table_1(paired)[0]
+    assert "38.0 [36.0, 40.0] (+7.5 [+6.5, +8.5])" in tables.table_1(paired)[0]
     with pytest.raises(ValueError, match="table_1: column 'lo' is missing"):
-        figures.table_1(rows.drop(columns="lo"))
+        tables.table_1(rows.drop(columns="lo"))
     with pytest.raises(ValueError, match="table_1: column 'method' holds no 'Baseline'"):
-        figures.table_1(rows[rows["method"] == "SePT"])
+        tables.table_1(rows[rows["method"] == "SePT"])

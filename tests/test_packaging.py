@@ -106,12 +106,7 @@ def test_no_tracked_file_names_a_machine_or_a_registry():
     # Put together from pieces, so that this file does not trip over itself.
     folders = ["work", "root", "home", "Users", "opt", "mnt"]
     forbidden = [rf"(?<![\w.$}}/:~-])/{folder}/\w" for folder in folders]
-    forbidden += [
-        "pypi" + r"\.org",
-        "python" + r"hosted\.org",
-        "index" + "-url",
-        "site" + "-packages/",
-    ]
+    forbidden += ["pypi" + r"\.org", "python" + r"hosted\.org", "index" + "-url", "site" + "-packages/"]
     pattern = re.compile("|".join(forbidden))
     found = []
     for path in _tracked():

@@ -184,9 +184,7 @@ def test_baseline_temperature_is_the_only_one_that_fits(model):
 
 
 def test_reported_sept_run_is_step_850():
-    left, right = (
-        published.curve("5", side, "SePT G=1").set_index("x")["y"] for side in ("left", "right")
-    )
+    left, right = (published.curve("5", side, "SePT G=1").set_index("x")["y"] for side in ("left", "right"))
     bars = published.curve("1c", "bars", "SePT").set_index("x")["y"]
     near = ((left - bars["pass@1"]).abs() < 1e-4) & ((right - bars["pass@32"]).abs() < 1e-4)
     assert len(left) == len(right) == 19

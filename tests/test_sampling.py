@@ -23,8 +23,7 @@ def engine_of(kind, policy):
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"),
-    [(StaticEngine, "qwen"), (StaticEngine, "llama"), (TransformersEngine, "gpt2")],
+    ("kind", "name"), [(StaticEngine, "qwen"), (StaticEngine, "llama"), (TransformersEngine, "gpt2")]
 )
 @pytest.mark.parametrize("tau", [1.0, 0.6])
 def test_engine_log_probs_equal_a_plain_forward_pass(kind, name, tau, request):
@@ -66,9 +65,7 @@ def test_seeds_are_coordinates(kind, qwen):
     alone = draw([1])
     assert torch.equal(pad(first)[3:6], pad(alone)), "one question alone, same tokens"
     assert not torch.equal(pad(first), pad(draw([0, 1, 2, 3], seed=1))), "other seed, other tokens"
-    assert not torch.equal(pad(first), pad(draw([0, 1, 2, 3], round=1))), (
-        "other round, other tokens"
-    )
+    assert not torch.equal(pad(first), pad(draw([0, 1, 2, 3], round=1))), "other round, other tokens"
 
 
 def test_uniforms_are_uniform_and_independent_of_company():
@@ -102,9 +99,7 @@ def first_token_counts(engine, tau, n=60_000, vocab=320):
     engine.max_rows = 20_000
     tokens = []
     for part in range(3):
-        tokens.append(
-            engine.sample([PROMPTS[1]], ["chi"], n // 3, tau, 1, seed=11, draw=part).tokens
-        )
+        tokens.append(engine.sample([PROMPTS[1]], ["chi"], n // 3, tau, 1, seed=11, draw=part).tokens)
     return np.bincount(torch.cat(tokens).flatten().numpy(), minlength=vocab)
 
 
@@ -122,17 +117,9 @@ def test_chi_square_accepts_the_engine(kind, qwen):
     try:
         counts = first_token_counts(engine_of(kind, qwen), 1.0)
     finally:
-        g.top_k, g.top_p, g.min_p, g.repetition_penalty, g.temperature = (
-            None,
-            None,
-            None,
-            None,
-            None,
-        )
+        g.top_k, g.top_p, g.min_p, g.repetition_penalty, g.temperature = (None, None, None, None, None)
     p = exact(qwen, 1.0)
-    assert (p * counts.sum() >= 5).sum() > 100, (
-        "the logits must be spread for the test to see anything"
-    )
+    assert (p * counts.sum() >= 5).sum() > 100, "the logits must be spread for the test to see anything"
     assert chi_square_p(counts, p) > 1e-4
 
 
@@ -156,9 +143,7 @@ def test_chi_square_rejects_generate_with_its_default_top_k(qwen):
     ids = torch.tensor([PROMPTS[1]]).repeat(20_000, 1)
     mask = torch.ones_like(ids)
     out = [
-        qwen.model.generate(ids, attention_mask=mask, do_sample=True, max_new_tokens=1, top_k=50)[
-            :, -1
-        ]
+        qwen.model.generate(ids, attention_mask=mask, do_sample=True, max_new_tokens=1, top_k=50)[:, -1]
         for _ in range(2)
     ]
     counts = np.bincount(torch.cat(out).numpy(), minlength=320)

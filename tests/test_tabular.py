@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
+from sept import statements as st
 from sept import tabular as tb
 
 TAUS_S = (0.1, 0.3, 0.6, 0.9, 1.0, 1.4, 2.0)
@@ -240,7 +241,7 @@ SCHEDULES = {
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_product_rule_over_rounds(tree, logits, schedule):
-    rows = tb.round_rows(tree, logits, {"s": schedule})
+    rows = st.round_rows(tree, logits, {"s": schedule})
     product = np.prod([t / s for s, t in schedule])
     assert rows[-1]["product"] == pytest.approx(product)
     assert rows[-1]["growth"] == pytest.approx(product, rel=1e-9)
@@ -266,7 +267,7 @@ def test_finite_sample_margin_error(n, tau_t):
 
 def test_finite_sample_divergence_falls_like_one_over_n():
     q = tb.token_probs(np.random.default_rng(1).normal(0, 0.7, 6), 1.0)
-    rows = tb.finite_sample_rows(q, (2000, 4000, 8000, 16000), 1.0, 2000, 3)
+    rows = st.finite_sample_rows(q, (2000, 4000, 8000, 16000), 1.0, 2000, 3)
     assert all(r["full_support"] == 1 for r in rows)
     slope = np.polyfit(np.log([r["n"] for r in rows]), np.log([r["kl"] for r in rows]), 1)[0]
     assert slope == pytest.approx(-1, abs=0.1)
@@ -363,7 +364,7 @@ def test_one_answer_per_micro_batch_is_the_sequence_mean(tree, logits):
 
 @pytest.mark.parametrize("tau_s", [0.6, 1.4])
 def test_only_the_sequence_sum_keeps_equation_2_and_theorem_1(tree, logits, tau_s):
-    rows = tb.normalisation_rows(tree, logits, tau_s, 1.0, (1, 2, 4, 8, 16, 32, 64))
+    rows = st.normalisation_rows(tree, logits, tau_s, 1.0, (1, 2, 4, 8, 16, 32, 64))
     table = {(r["reduction"], r["batch"]): r for r in rows}
     for key in (("sequence-sum", None), ("token", None)):
         assert table[key]["eq2_norm"] < 1e-12 and table[key]["max_bend"] < 1e-9
@@ -392,7 +393,7 @@ def test_length_normalisation_favours_tokens_that_end_the_answer(tree, logits):
 
 @pytest.mark.parametrize("seed, size", [(0, (6, 3)), (1, (6, 3)), (2, (5, 4)), (3, (8, 3))])
 def test_exact_report_holds(seed, size):
-    rows = tb.exact_report(seed, *size)
+    rows = st.exact_report(seed, *size)
     assert [r["statement"] for r in rows if not r["holds"]] == []
     assert len(rows) == len({r["statement"] for r in rows}) >= 20
     assert {r["bound"] for r in rows} == {"at most", "at least"}
@@ -405,13 +406,13 @@ def test_exact_report_holds(seed, size):
 
 def test_exact_report_notices_a_wrong_ratio(monkeypatch):
     real = tb.amplified_logits
-    monkeypatch.setattr(tb, "amplified_logits", lambda z, tau_s, tau_t: real(z, tau_t, tau_s))
-    failed = [r["statement"] for r in tb.exact_report(0) if not r["holds"]]
+    monkeypatch.setattr(st, "amplified_logits", lambda z, tau_s, tau_t: real(z, tau_t, tau_s))
+    failed = [r["statement"] for r in st.exact_report(0) if not r["holds"]]
     assert failed == ["Theorem 1, closed form"]
 
 
 def test_margin_rows(tree, logits):
-    rows = tb.margin_rows(tree, logits, (0.6, 1.4))
+    rows = st.margin_rows(tree, logits, (0.6, 1.4))
     assert len(rows) == 2 * tree.parent.size * 15
     for row in rows[:: len(rows) // 20]:
         old = logits[row["prefix"], row["token_i"]] - logits[row["prefix"], row["token_j"]]
@@ -469,7 +470,7 @@ def test_bad_logits_and_shapes(tree, logits):
         (lambda t, z: tb.length_coefficients(t, z, "microbatch-token"), "batch"),
         (lambda t, z: tb.length_coefficients(t, z, "token", 0), "batch"),
         (lambda t, z: tb.fit_weights(z**2, z, 1.0, max_steps=0), "max_steps"),
-        (lambda t, z: tb.exact_report(0, 4, 1), "n_tokens"),
+        (lambda t, z: st.exact_report(0, 4, 1), "n_tokens"),
         (lambda t, z: tb.finite_sample(np.ones(3), 9, 1.0, 9, np.random.default_rng(0)), "q"),
         (lambda t, z: tb.finite_sample(np.ones(1), 0, 1.0, 9, np.random.default_rng(0)), "n"),
     ],
@@ -487,10 +488,10 @@ def test_theory_figures_draw_their_tables_and_refuse_others(tree, logits):
 
     q = tb.token_probs(np.arange(4) / 4, 1.0)
     tables = {
-        ft.figure_margins: tb.margin_rows(tree, logits, (0.6, 1.4)),
-        ft.figure_rounds: tb.round_rows(tree, logits, {"a": [(0.6, 1.0)], "b": [(1.4, 1.0)]}),
-        ft.figure_finite_sample: tb.finite_sample_rows(q, (500, 1000), 1.0, 50),
-        ft.figure_normalisations: tb.normalisation_rows(tree, logits, 0.6),
+        ft.figure_margins: st.margin_rows(tree, logits, (0.6, 1.4)),
+        ft.figure_rounds: st.round_rows(tree, logits, {"a": [(0.6, 1.0)], "b": [(1.4, 1.0)]}),
+        ft.figure_finite_sample: st.finite_sample_rows(q, (500, 1000), 1.0, 50),
+        ft.figure_normalisations: st.normalisation_rows(tree, logits, 0.6),
     }
     for draw, rows in tables.items():
         table = pd.DataFrame(rows)
@@ -501,7 +502,7 @@ def test_theory_figures_draw_their_tables_and_refuse_others(tree, logits):
             draw(table.iloc[:, :1])
         with pytest.raises(ValueError, match="no rows"):
             draw(table.iloc[:0])
-    cases = tb.normalisation_rows(tree, logits, 0.6)
+    cases = st.normalisation_rows(tree, logits, 0.6)
     assert len({ft.normalisation_label(r["reduction"], r["batch"]) for r in cases}) == len(cases)
 
 

@@ -74,9 +74,7 @@ def test_problem_sets():
     assert test.hash() != dev.hash() and train.hash() == load_problems("toy:train").hash()
 
 
-@pytest.mark.parametrize(
-    "name", ["toy:exam", "toy:test:mul9", "toy:dev:0", "toy:", "missing.jsonl"]
-)
+@pytest.mark.parametrize("name", ["toy:exam", "toy:test:mul9", "toy:dev:0", "toy:", "missing.jsonl"])
 def test_unknown_problem_sets_get_one_line(name):
     with pytest.raises(SeptError) as error:
         load_problems(name)
@@ -96,10 +94,7 @@ def test_problem_files(tmp_path):
         ('{"prompt": "x"}', "'answer' is missing"),
         ('{"prompt": "x", "answer": " "}', "row 1"),
         ('{"prompt": ', "cannot be read"),
-        (
-            '{"prompt": "x", "answer": "1", "id": "a"}\n{"prompt": "y", "answer": "1", "id": "a"}',
-            "twice",
-        ),
+        ('{"prompt": "x", "answer": "1", "id": "a"}\n{"prompt": "y", "answer": "1", "id": "a"}', "twice"),
     ):
         path.write_text(content)
         with pytest.raises(SeptError, match=word) as error:
@@ -133,9 +128,7 @@ def test_bases_are_small():
 
 
 def test_pretraining_is_reproducible_and_learns():
-    recipe = toy.Recipe(
-        (toy.Stage(200, 200_000, (0.0, 0.1, 0.4), 5e-3),), hidden=32, layers=1, mlp=64
-    )
+    recipe = toy.Recipe((toy.Stage(200, 200_000, (0.0, 0.1, 0.4), 5e-3),), hidden=32, layers=1, mlp=64)
     first, _, log = toy.pretrain(recipe)
     second, _, _ = toy.pretrain(recipe)
     assert len(log) > 3

@@ -1,0 +1,149 @@
+"""The run folder: claimed once, written atomically, continued after any death to the same result."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .config import Config, SeptError
+from .policy import Policy
+from .problems import ProblemSet
+from .provenance import environment, write_json, write_text
+from .sampling import Sampler
+
+
+def open_folder(
+    out: Path, config: Config, identity: dict[str, Any], policy: Policy, problems: ProblemSet, resume: bool
+) -> list[dict[str, Any]]:
+    """Claim `out` for this run and return the rounds already done."""
+    record = out / "config.json"
+    if record.is_file():
+        theirs = json.loads(record.read_text())
+        if theirs.get("identity") != identity:
+            what = [k for k in identity if theirs.get("identity", {}).get(k) != identity[k]]
+            raise SeptError(
+                f"output folder {str(out)!r} belongs to another run (different {', '.join(what)}); "
+                "choose another --out or remove it"
+            )
+        if not resume:
+            raise SeptError(f"output folder {str(out)!r} already holds this run; continue it with --resume")
+        rows = read_rows(out)
+        if rows and rows[-1]["round"] == config.rounds - 1 and (out / "final").is_dir():
+            return rows
+        last = last_good(out)
+        if isinstance(last, Path):
+            return rows[: int(last.name.split("-")[1])]
+        return []
+    if out.exists() and any(out.iterdir()):
+        raise SeptError(f"output folder {str(out)!r} is not empty; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(
+        record,
+        {
+            "identity": identity,
+            "model": policy.name,
+            "problems": problems.name,
+            "config": json.loads(config.to_json()),
+            "provenance": environment(),
+        },
+    )
+    return []
+
+
+def read_rows(out: Path) -> list[dict[str, Any]]:
+    path = out / "rounds.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def write_rows(out: Path, rows: list[dict[str, Any]]) -> None:
+    write_text(out / "rounds.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def checkpoints(out: Path) -> list[Path]:
+    return sorted(out.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+
+
+def last_good(out: Path) -> Path | str:
+    folders = checkpoints(out)
+    return folders[-1] if folders else "none yet (it starts again from the beginning)"
+
+
+def save(
+    out: Path,
+    rows: list[dict[str, Any]],
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    sampler_version: int,
+    behind: dict[str, Tensor] | None,
+) -> None:
+    """Everything that determines the future, in safetensors, atomically; the last two are kept.
+
+    Random numbers come from coordinates, so the number of the round is all their state. `behind` are the
+    weights of a sampler that may lag (offline, refresh_every > 1).
+    """
+    from safetensors.torch import save_file
+
+    temporary = out / f".checkpoint-{len(rows)}.part"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    save_file(copy_weights(policy.model), temporary / "policy.safetensors")
+    if behind is not None:
+        save_file(behind, temporary / "sampler.safetensors")
+    moments = {
+        f"{name}/{field}": value
+        for name, parameter in policy.model.named_parameters()
+        for field, value in optimizer.state.get(parameter, {}).items()
+    }
+    save_file(moments, temporary / "optimizer.safetensors")
+    state = {"version": policy.version, "sampler_version": sampler_version}
+    write_json(temporary / "state.json", state)
+    write_rows(out, rows)
+    os.replace(temporary, out / f"checkpoint-{len(rows)}")
+    for old in checkpoints(out)[:-2]:
+        shutil.rmtree(old)
+
+
+def restore(
+    folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, sampler: Sampler
+) -> dict[str, Tensor] | None:
+    """Load a checkpoint into policy, optimizer and sampler; returns the sampler's weights if they lag."""
+    from safetensors.torch import load_file
+
+    try:
+        state = json.loads((folder / "state.json").read_text())
+        weights = load_file(folder / "policy.safetensors")
+        moments = load_file(folder / "optimizer.safetensors")
+        lagging = folder / "sampler.safetensors"
+        behind = load_file(lagging) if lagging.is_file() else None
+    except Exception as error:  # safetensors raises a type of its own
+        raise SeptError(
+            f"checkpoint {str(folder)!r}: damaged ({str(error).splitlines()[0]}); remove this folder and "
+            "resume again from the one before it"
+        ) from None
+    policy.model.load_state_dict(behind or weights, strict=False)
+    policy.version = state["sampler_version"]
+    sampler.refresh(policy)
+    policy.model.load_state_dict(weights, strict=False)
+    policy.version = state["version"]
+    named = dict(policy.model.named_parameters())
+    for key, value in moments.items():
+        name, field = key.rsplit("/", 1)
+        optimizer.state[named[name]][field] = value
+    return behind
+
+
+def copy_weights(model: Any) -> dict[str, Tensor]:
+    """A copy of the state dict without the aliases of tied weights, which safetensors refuses."""
+    seen: set[int] = set()
+    out = {}
+    for name, value in model.state_dict().items():
+        if value.data_ptr() not in seen:
+            seen.add(value.data_ptr())
+            out[name] = value.detach().clone().contiguous()
+    return out

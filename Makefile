@@ -26,7 +26,7 @@ BRIEF := tee -a $(LOG) | awk '/(Downloading|Using cached).*[0-9] [MG]B/ {print "
 FAIL  := { tail -n 15 $(LOG) >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures test lint slow-and-notebooks test-all clean
+.PHONY: help setup figures test lint slow-tests test-all clean
 
 help:  ## this text
 	@echo "usage: make TARGET [PROFILE=smoke|quick|laptop|gpu|paper] [PYTHON=python3.12]"
@@ -61,22 +61,20 @@ $(STAMP): pyproject.toml constraints.txt
 
 figures: $(STAMP)  ## run the experiments of PROFILE and draw every figure
 	$(PY) -m sept figures --profile $(PROFILE)
-	@echo "wrote figures/$(PROFILE): CSV, PNG and PDF of each figure"
 
 test: $(STAMP)  ## the fast tests, on CPU, without network
-	HF_HUB_OFFLINE=1 $(PY) -m pytest -m "not slow and not gpu and not download"
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not gpu and not download" -n auto
 
 lint: $(STAMP)  ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m mypy sept
 
-# The fast tests come first, so a plain failure shows within minutes; the slow ones only follow.
-slow-and-notebooks: lint test
-	HF_HUB_OFFLINE=1 $(PY) -m pytest -m "slow and not gpu and not download" --timeout 1800
-	HF_HUB_OFFLINE=1 $(PY) -m sept figures --profile smoke
-	@echo "wrote figures/smoke: the figures of every notebook in the smoke profile"
+# The fast tests come first, so a plain failure shows within minutes. The smoke notebooks are slow tests.
+slow-tests: lint test
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -m "slow and not gpu and not download" --timeout 1800
+	@echo "every test passed, and every notebook in the smoke profile"
 
-test-all: slow-and-notebooks  ## lint, all CPU tests and every notebook in the smoke profile
+test-all: slow-tests  ## lint, all CPU tests and every notebook in the smoke profile
 
 clean:  ## remove .venv, caches and scratch figures; keeps results/ and committed figures
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -252,11 +252,16 @@ def compute(scores: Iterable[Score], workers: int | None = None, label: str = ""
         (f"{label} evaluating".strip(), _score_job, todo_scores),
     ]
     workers = min(workers or os.cpu_count() or 1, max(len(items) for *_, items in jobs))
+    # Threads are chosen, not left to chance: several threads on busy cores are many times slower.
     if workers <= 1:
+        import torch
+
+        threads = torch.get_num_threads()
+        _one_thread()
         for name, job, items in jobs:
             _progress(name, len(items), (job(item) for item in items))
+        torch.set_num_threads(threads)
         return
-    # Threads are chosen, not left to chance: several threads on busy cores are many times slower.
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread) as pool:
         try:

@@ -69,8 +69,8 @@ for text, finished in zip(texts, drawn.finished.tolist(), strict=True):
 # ## Train it on itself
 #
 # This runs the loop of `sept/loop.py` (or finds the run in the results store). Each round draws 128
-# fresh questions; no question is ever met twice, and none of them is a test question. The model
-# never learns which of its answers were right. *We* look at that, in the left panel.
+# fresh questions, none of them a test question. The model never learns which of its answers were
+# right. *We* look at that, in the left panel.
 
 # %%
 run = scale.runs("sept")[0]

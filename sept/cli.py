@@ -68,11 +68,11 @@ def pretrain(
     """Rebuild a base of the embedded world from nothing."""
     from tqdm import tqdm
 
-    from . import toy
+    from . import pretrain as recipes
     from .policy import Policy, save_policy
 
-    if base not in toy.RECIPES:
-        raise SeptError(f"base {base!r}: unknown, choose one of {', '.join(toy.RECIPES)}")
+    if base not in recipes.RECIPES:
+        raise SeptError(f"base {base!r}: unknown, choose one of {', '.join(recipes.RECIPES)}")
     if out.exists():
         raise SeptError(f"output folder {str(out)!r} exists; choose another --out")
     _set_threads(threads)
@@ -83,9 +83,9 @@ def pretrain(
             bar.set_postfix(loss=f"{loss:.3f}")
             bar.update(done - bar.n)
 
-        model, tokenizer, log = toy.pretrain(toy.RECIPES[base], show)
+        model, tokenizer, log = recipes.pretrain(recipes.RECIPES[base], show)
     save_policy(Policy(model, tokenizer, base), out)
-    toy.write_card(out, base, log)
+    recipes.write_card(out, base, log)
     print(f"wrote {out}")
 
 

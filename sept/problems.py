@@ -134,13 +134,15 @@ def _toy(name: str) -> ProblemSet:
             f"problems {name!r}: unknown; use toy:test, toy:dev or toy:train, then families from "
             f"{', '.join(known)} joined by +, then a number per family"
         )
-    if count < 1:
-        raise SeptError(f"problems {name!r}: the set is empty; ask for at least 1 per family")
+    if not 1 <= count <= 500:
+        what = "the set is empty" if count < 1 else "a family has no more than 500 questions a split"
+        raise SeptError(f"problems {name!r}: {what}; ask for 1 to 500 per family")
     if split != "train":
-        return ProblemSet(name, toy.fixed_problems(split, families, count), world="toy")
+        items = tuple(Problem(*q) for q in toy.fixed_problems(split, families, count))
+        return ProblemSet(name, items, world="toy")
 
     def fresh(seed: int, index: int) -> Problem:
-        return toy.make_problem("train", families[index % len(families)], index, seed)
+        return Problem(*toy.make_problem("train", families[index % len(families)], index, seed))
 
     return ProblemSet(name, stream=fresh, world="toy")
 

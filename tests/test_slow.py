@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from sept import toy
+from sept import pretrain as pt
 from sept.experiments import notebooks_dir
 from sept.policy import BASES, load_policy
 
@@ -43,7 +43,7 @@ def test_every_notebook_executes_in_the_smoke_profile(tmp_path):
 
 def test_base_e_rebuilds_to_what_is_shipped():
     """Same recipe, same base: to the bit on one machine, to the loss on another."""
-    model, _, log = toy.pretrain(toy.RECIPES["E"])
+    model, _, log = pt.pretrain(pt.RECIPES["E"])
     shipped = load_policy("E").model.state_dict()
     same = all(torch.equal(value, shipped[key]) for key, value in model.state_dict().items())
     card = (BASES / "E" / "README.md").read_text()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sept import pretrain as pt
 from sept import toy
 from sept.config import SeptError
 from sept.policy import BASES, load_policy
@@ -74,7 +75,9 @@ def test_problem_sets():
     assert test.hash() != dev.hash() and train.hash() == load_problems("toy:train").hash()
 
 
-@pytest.mark.parametrize("name", ["toy:exam", "toy:test:mul9", "toy:dev:0", "toy:", "missing.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["toy:exam", "toy:test:mul9", "toy:dev:0", "toy:dev:501", "toy:", "missing.jsonl"]
+)
 def test_unknown_problem_sets_get_one_line(name):
     with pytest.raises(SeptError) as error:
         load_problems(name)
@@ -111,7 +114,7 @@ def test_tokenizer_round_trip_and_special_tokens():
     assert len(tokenizer) == len(toy.VOCABULARY)
 
 
-@pytest.mark.parametrize("base", sorted(toy.RECIPES))
+@pytest.mark.parametrize("base", sorted(pt.RECIPES))
 def test_shipped_bases(base):
     policy = load_policy(base)
     assert policy.tokenizer.get_vocab() == {t: i for i, t in enumerate(toy.VOCABULARY)}
@@ -120,7 +123,7 @@ def test_shipped_bases(base):
     assert f'RECIPES["{base}"]' in card and "| T | pass@1 |" in card
     recipe = card.split("```json")[1].split("```")[0]
     tokens = [stage["tokens"] for stage in json.loads(recipe)["stages"]]
-    assert tokens == [stage.tokens for stage in toy.RECIPES[base].stages], "card and recipe agree"
+    assert tokens == [stage.tokens for stage in pt.RECIPES[base].stages], "card and recipe agree"
 
 
 def test_bases_are_small():
@@ -128,9 +131,9 @@ def test_bases_are_small():
 
 
 def test_pretraining_is_reproducible_and_learns():
-    recipe = toy.Recipe((toy.Stage(200, 200_000, (0.0, 0.1, 0.4), 5e-3),), hidden=32, layers=1, mlp=64)
-    first, _, log = toy.pretrain(recipe)
-    second, _, _ = toy.pretrain(recipe)
+    recipe = pt.Recipe((pt.Stage(200, 200_000, (0.0, 0.1, 0.4), 5e-3),), hidden=32, layers=1, mlp=64)
+    first, _, log = pt.pretrain(recipe)
+    second, _, _ = pt.pretrain(recipe)
     assert len(log) > 3
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)

@@ -396,7 +396,7 @@ def run_notebooks(
                     cwd=str(notebooks_dir().parent),
                     kernel_name="python3",
                     progress_bar=False,
-                    extra_arguments=["--log-level=40"],  # it warns about its own local transport
+                    extra_arguments=["--log-level=50"],  # it remarks on its own transport and end
                 )
         except papermill.PapermillExecutionError as error:
             raise SeptError(

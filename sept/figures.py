@@ -405,7 +405,8 @@ def _draw_bars(block: SubFigure, table: pd.DataFrame, metrics: Sequence[str]) ->
             if pd.isna(rows.loc[metric, "value"]):
                 continue
             is_base = root_of(method) == "Baseline"
-            gain = gain_of(table, method, metric, reference)
+            paired = rows.loc[metric].get("delta")
+            gain = gain_of(table, method, metric, reference) if pd.isna(paired) else paired
             text = f"{rows.loc[metric, 'value']:.1f}" if is_base else f"{gain:+.1f}"
             ax.annotate(
                 text,
@@ -429,7 +430,7 @@ def figure_1c(table: pd.DataFrame, measured: str = "embedded base") -> Figure:
     """Bars of each method, measured | published; baselines carry their value, others their gain.
 
     Columns: method, metric, value, lo, hi. Several baselines are allowed, told apart by hatching;
-    gains refer to the first one in the table.
+    gains refer to the first one in the table, as the paired `delta` where the table has one.
     """
     passes = _pass_metrics(checked(table, "figure_1c", ROW_COLUMNS), "figure_1c")
     shown = [passes[0], passes[-1], *(["AVG"] if "AVG" in set(table["metric"]) else [])]

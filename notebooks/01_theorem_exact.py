@@ -24,7 +24,9 @@
 # also shows what breaks it: truncated sampling, and dividing the loss by lengths.
 
 # %% tags=["parameters"]
-profile = "quick"  # str: "smoke" shrinks the tree; every other profile is exact and equally quick
+profile = (
+    "quick"  # str: "smoke" shrinks the tree and the samples; the statements are exact in every profile
+)
 out_dir = "figures/quick"  # str: where figures, their tables and the headline numbers go
 seed = 0  # int: seed of the policy's logits and of the finite samples
 

@@ -18,7 +18,7 @@
 #
 # **Answer.** That is the baseline to beat, and no single temperature is good at everything: the one
 # that is best for a single answer (pass@1) is colder than the one that is best for the best of 32.
-# Training with SePT or GRPO makes the scores depend much less on temperature.
+# Training with SePT or GRPO lifts the whole curve; afterwards pass@32 depends less on temperature.
 #
 # The paper shows this in Figure 1a (untrained) and Figure 6 (trained). Each is measured here on the
 # embedded model and drawn beside the published curves, which are tinted.
@@ -36,7 +36,7 @@ from sept.provenance import environment
 
 scale = experiments.profile(profile)
 provenance = {**environment(), "profile": profile, "seeds": list(scale.seeds)}
-measured = f"embedded base {scale.model}, 0.3 M parameters"
+measured = scale.label()
 figures.use_style()
 
 # %% [markdown]
@@ -58,8 +58,8 @@ fig
 # %% [markdown]
 # Cold decoding picks the model's favourite answer again and again: good if the favourite is right,
 # hopeless if it is not, however often one asks. Heat buys variety and pays with slips in every
-# column. So pass@1 falls with temperature while pass@32 first rises, above as below. What differs is
-# the far end: slips of a small arithmetic model at 1.6 are not the word salad of a 7 B model.
+# column. So pass@1 falls with temperature while pass@32 rises, above as below. What differs is the far
+# end: below, everything collapses beyond 1.2, the small arithmetic model still writes derivations.
 
 # %%
 best = {m: best_temperature(sweep, m) for m in ("pass@1", "pass@8", "pass@32", "AVG")}
@@ -69,7 +69,7 @@ pd.Series(best, name="best temperature")
 # ## Figure 6: the trained models
 #
 # The same sweep after SePT (constant $\tau_s = 0.6$) and after GRPO with as many sampled answers. The
-# mean over families is shown; the band covers questions and training seeds.
+# mean over families is shown; the band covers questions and, where there are several, training seeds.
 
 # %%
 runs = {arm: scale.runs(arm, 3) for arm in ("sept", "grpo")}
@@ -106,6 +106,6 @@ peaks[["method", "metric", "temperature", "value", "lo", "hi"]].round(1)
 
 # %%
 headline = {f"best T for {m}": tau for m, tau in best.items()}
-headline |= {f"{r.method} peak {r.metric}": round(r.value, 2) for r in peaks.itertuples()}
+headline |= {f"{r.method} peak {r.metric}": round(r.value, 4) for r in peaks.itertuples()}
 experiments.record(out_dir, "02_temperature_sweep", headline)
 headline

@@ -18,8 +18,8 @@
 #
 # **Answer.** On the embedded base H, yes, and by far more than sampling noise; the last cell prints the
 # paired difference and its interval. GRPO, which is told what is right, gains more. The paper's
-# annealed recipe ($\tau_s$ from 0.6 to 1) is a separate arm here, reported as it comes out: its
-# last third trains on answers drawn at $\tau_s = \tau_t$, where Equation 2 promises no signal.
+# annealed recipe ($\tau_s$ from 0.6 to 1) is a separate arm here, reported as it comes out: as
+# $\tau_s$ nears $\tau_t$ the signal of Equation 2 fades, and in its last third there is none.
 #
 # Figure 1c and the first rows of Table 1, measured above, published (tinted) below.
 
@@ -40,7 +40,8 @@ from sept.provenance import environment, write_text
 scale = experiments.profile(profile)
 arms = ("sept", "sept-annealed", "grpo")
 provenance = {**environment(), "profile": profile, "seeds": list(scale.seeds)}
-measured = f"embedded base {scale.model}, 0.3 M parameters, SePT with constant tau_s = 0.6"
+sept = scale.runs("sept")[0].config()
+measured = f"{scale.label()}, SePT with {sept.tau_s_schedule} tau_s = {sept.tau_s}"
 figures.use_style()
 
 # %% [markdown]
@@ -68,8 +69,9 @@ baselines = {
 # %% [markdown]
 # ## The arms
 #
-# Every arm starts from the same base and draws 128 answers a round for 120 rounds; each is decoded
-# at temperature 1, as in the paper.
+# Every arm starts from the same base and draws as many answers a round for as many rounds; each is
+# decoded at temperature 1, as in the paper. Mind the left panel: it scores the answers that were
+# trained on, and those are drawn at each arm's own $\tau_s$.
 
 # %%
 runs = {arm: scale.runs(arm) for arm in arms}
@@ -77,7 +79,11 @@ experiments.compute([scale.score(r) for arm in arms for r in runs[arm]], label="
 scored = {arm: [experiments.scores(scale.score(r)) for r in runs[arm]] for arm in arms}
 
 # %%
-shown = {"accuracy": "right answers (share)", "entropy": "entropy (nats)", "length": "length (tokens)"}
+shown = {
+    "accuracy": "right answers at tau_s (share)",
+    "entropy": "entropy (nats)",
+    "length": "length (tokens)",
+}
 curves = experiments.training_table([r for arm in arms for r in runs[arm]], shown)
 fig = figures.figure_training(curves)
 figures.save_figure(fig, "training_curves", curves, out_dir, provenance)
@@ -86,8 +92,8 @@ fig
 # %% [markdown]
 # ## Figure 1c
 #
-# Bars are means over families; whiskers are 95% intervals over questions (bootstrap) and, for trained
-# arms, seeds (Student's t), added in quadrature, all conditional on this one base.
+# Bars are means over families; whiskers are 95% intervals over questions (bootstrap) and, for arms with
+# several seeds, seeds (Student's t), added in quadrature, all conditional on this one base.
 
 # %%
 rows = []
@@ -111,7 +117,7 @@ fig
 # *paired* difference on the same questions, with its own interval.
 
 # %%
-html, latex = tables.table_1(table, f"embedded base {scale.model}")
+html, latex = tables.table_1(table, scale.label())
 write_text(Path(out_dir) / "table_1.tex", latex)
 write_text(Path(out_dir) / "table_1.html", html)
 HTML(html)
@@ -136,13 +142,13 @@ first = claims[(claims["arm"] == "SePT")].iloc[0]
 headline = {
     "baseline_temperature_test": t_test,
     "baseline_temperature_dev": t_dev,
-    "baseline_AVG": round(float(table.query("metric == 'AVG'")["value"].iloc[0]), 2),
-    "sept_minus_baseline_AVG": [round(float(first[c]), 2) for c in ("value", "lo", "hi")],
+    "baseline_AVG": round(float(table.query("metric == 'AVG'")["value"].iloc[0]), 4),
+    "sept_minus_baseline_AVG": [round(float(first[c]), 4) for c in ("value", "lo", "hi")],
     "seeds": len(scale.seeds),
     "questions": len(reference),
 }
 for arm in arms:
     value = table[(table["method"] == experiments.ARM_NAMES[arm]) & (table["metric"] == "AVG")]
-    headline[f"{experiments.ARM_NAMES[arm]} AVG"] = round(float(value["value"].iloc[0]), 2)
+    headline[f"{experiments.ARM_NAMES[arm]} AVG"] = round(float(value["value"].iloc[0]), 4)
 experiments.record(out_dir, "03_main_result", headline)
 headline

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,20 @@ from .policy import Policy
 from .problems import ProblemSet
 from .provenance import environment, write_json, write_text
 from .sampling import Sampler
+
+
+@contextmanager
+def locked(path: Path, wait: bool) -> Iterator[None]:
+    """Hold a lock file. Without `wait`, SeptError if another process holds it; it dies with its holder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise SeptError(
+                f"another process is at work on {str(path.parent)!r}; wait for it or choose another --out"
+            ) from None
+        yield
 
 
 def open_folder(
@@ -40,7 +57,7 @@ def open_folder(
         if isinstance(last, Path):
             return rows[: int(last.name.split("-")[1])]
         return []
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SeptError(f"output folder {str(out)!r} is not empty; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     write_json(
@@ -126,6 +143,8 @@ def restore(
             f"checkpoint {str(folder)!r}: damaged ({str(error).splitlines()[0]}); remove this folder and "
             "resume again from the one before it"
         ) from None
+    if set(weights) != set(copy_weights(policy.model)):
+        raise SeptError(f"checkpoint {str(folder)!r}: holds other tensors than the model; remove it")
     policy.model.load_state_dict(behind or weights, strict=False)
     policy.version = state["sampler_version"]
     sampler.refresh(policy)

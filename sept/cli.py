@@ -26,7 +26,7 @@ def main() -> None:
             _end("interrupted; what was finished is kept", 130)
     except typer._click.exceptions.ClickException as error:  # typer ships its own click
         _end(error.format_message(), 2)
-    except SeptError as error:
+    except (SeptError, OSError) as error:
         _end(str(error), 2)
     except RuntimeError as error:
         from .loop import TrainingError
@@ -49,14 +49,17 @@ def _write(path: Path | None, value: Any) -> None:
         print(f"wrote {path}")
 
 
-def _set_threads(threads: int) -> None:
+def _set_up(threads: int, json_: Path | None = None) -> None:
     import torch
     from transformers.utils import logging
 
     if threads < 1:
         raise SeptError(f"threads = {threads}: must be at least 1")
+    if json_ is not None and json_.is_dir():
+        raise SeptError(f"--json {str(json_)!r}: is a folder, name a file")
     torch.set_num_threads(threads)
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what is wrong with a checkpoint is said in one line of ours
 
 
 @app.command()
@@ -75,7 +78,7 @@ def pretrain(
         raise SeptError(f"base {base!r}: unknown, choose one of {', '.join(recipes.RECIPES)}")
     if out.exists():
         raise SeptError(f"output folder {str(out)!r} exists; choose another --out")
-    _set_threads(threads)
+    _set_up(threads)
     with tqdm(unit="tok", unit_scale=True, desc=f"pretrain {base}") as bar:
 
         def show(done: int, total: int, loss: float) -> None:
@@ -117,8 +120,8 @@ def train(
     fields: dict[str, Any] = {"seed": seed}
     if config is not None:
         try:
-            fields |= json.loads(config.read_text())
-        except (OSError, ValueError) as error:
+            fields |= dict(json.loads(config.read_text()))
+        except (OSError, ValueError, TypeError) as error:
             raise SeptError(f"config {str(config)!r}: cannot be read ({error})") from None
     for pair in set_ or []:
         name, equals, value = pair.partition("=")
@@ -131,7 +134,7 @@ def train(
     settings = preset(arm, **fields)
     problem_set = load_problems(problems)
     dev_set = load_problems(dev) if settings.eval_every else None
-    _set_threads(threads)
+    _set_up(threads, json_)
     policy = load_policy(model)
     with tqdm(total=settings.rounds, unit=" rounds", desc=f"train {arm}") as bar:
 
@@ -185,7 +188,7 @@ def evaluate_(
     json_: Json = None,
 ) -> None:
     """pass@k of a model on a problem set at one temperature."""
-    (scores,) = _sweep(model, problems, [temperature], n, seed, engine, max_new_tokens, threads)
+    (scores,) = _sweep(model, problems, [temperature], n, seed, engine, max_new_tokens, threads, json_)
     print(_line(scores))
     _write(json_, {"model": model, "problems": problems, **scores})
 
@@ -203,13 +206,12 @@ def sweep(
     json_: Json = None,
 ) -> None:
     """pass@k over decoding temperatures, and the best temperature for each score."""
-    rows = _sweep(
-        model, problems, parse_temperatures(temperatures), n, seed, engine, max_new_tokens, threads, True
-    )
+    taus = parse_temperatures(temperatures)
+    rows = _sweep(model, problems, taus, n, seed, engine, max_new_tokens, threads, json_, show=True)
     best = {}
     for metric in ("pass@1", "pass@8", "pass@32", "AVG"):
-        having = [r for r in rows if metric in r and (r["temperature"] > 0 or metric != "AVG")]
-        if having:
+        having = [r for r in rows if r["temperature"] > 0 or metric != "AVG"]
+        if having and all(metric in r for r in having):
             best[metric] = max(having, key=lambda r: r[metric]["value"])["temperature"]
     print("best temperature: " + ", ".join(f"{tau} for {metric}" for metric, tau in best.items()))
     _write(json_, {"model": model, "problems": problems, "best": best, "sweep": rows})
@@ -224,6 +226,7 @@ def _sweep(
     engine: str,
     max_new_tokens: int,
     threads: int,
+    json_: Path | None,
     show: bool = False,
 ) -> list[dict[str, Any]]:
     from tqdm import tqdm
@@ -234,7 +237,7 @@ def _sweep(
     from .sampling import make_sampler
 
     problem_set = load_problems(problems)
-    _set_threads(threads)
+    _set_up(threads, json_)
     policy = load_policy(model)
     sampler = make_sampler(policy, engine)
     rows = []
@@ -251,7 +254,9 @@ def parse_temperatures(text: str) -> list[float]:
     try:
         if ":" in text:
             start, end, step = (float(part) for part in text.split(":"))
-            count = int(round((end - start) / step))
+            count = round((end - start) / step)
+            if abs(start + count * step - end) > 1e-6 * abs(step):
+                raise ValueError
             values = [round(start + i * step, 10) for i in range(count + 1)]
         else:
             values = [float(part) for part in text.split(",")]
@@ -259,7 +264,7 @@ def parse_temperatures(text: str) -> list[float]:
             raise ValueError
     except (ValueError, ZeroDivisionError, OverflowError):
         raise SeptError(
-            f"temperatures {text!r}: write start:end:step or a,b,c with numbers of at least 0"
+            f"temperatures {text!r}: write a,b,c or start:end:step (a whole number of steps), at least 0"
         ) from None
     return values
 
@@ -332,7 +337,7 @@ def doctor(json_: Json = None) -> None:
     from .provenance import environment
     from .sampling import StaticEngine, TransformersEngine
 
-    _set_threads(1)
+    _set_up(1)
     found = environment()
     for name, value in found.items():
         print(f"{name:<10}{value}")

@@ -148,6 +148,10 @@ class Config:
             )
         if self.objective == "grpo" and self.G < 2:
             raise SeptError("objective = 'grpo' and G = 1: a group needs G of at least 2")
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if str(f.type).startswith("float") and value is not None:
+                object.__setattr__(self, f.name, float(value))  # 1 and 1.0 are one config
 
     def to_json(self) -> str:
         """The config as JSON, one field a line."""

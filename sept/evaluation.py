@@ -166,13 +166,15 @@ def best_temperature(sweep: dict[float, pd.DataFrame], metric: str = "AVG") -> f
     sweep: temperature -> question_scores. AVG needs several draws, so greedy cannot win it, as in the
     paper; for a single k greedy takes part.
     """
+    if not all(metric in scores for tau, scores in sweep.items() if tau > 0):
+        raise SeptError(f"the sweep has no {metric} at every temperature; draw more samples per question")
     means = {
         tau: family_means(scores)[metric]
         for tau, scores in sorted(sweep.items())
-        if metric in scores and (tau > 0 or metric != "AVG")
+        if tau > 0 or metric != "AVG"
     }
     if not means:
-        raise SeptError(f"no temperature of the sweep has {metric}; draw at least 32 samples")
+        raise SeptError(f"the sweep has greedy decoding only, which has no {metric}; add temperatures")
     return max(means, key=lambda tau: (means[tau], -tau))
 
 

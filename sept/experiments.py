@@ -52,6 +52,14 @@ class Profile:
     notebooks: str = ""
     """Comma-separated beginnings of the notebooks that belong to it; empty: all."""
 
+    def label(self) -> str:
+        """What figures call the model: `embedded base H, 0.3 M parameters`."""
+        from .policy import BASES, load_policy
+
+        size = sum(p.numel() for p in load_policy(self.model).model.parameters())
+        shown = f"{size / 1e9:.1f} B" if size > 1e9 else f"{size / 1e6:.1f} M"
+        return f"{'embedded base ' * (BASES / self.model).is_dir()}{self.model}, {shown} parameters"
+
     def runs(self, arm: str, count: int | None = None) -> list[Run]:
         """The reported runs of an arm, one per seed, or the first `count` of them."""
         overrides = dict(self.train_overrides)
@@ -87,7 +95,6 @@ PROFILES = {
         test="problems/test.jsonl",
         dev="problems/dev.jsonl",
         train="problems/train.jsonl",
-        n=8,
         max_new_tokens=1024,
         train_overrides={"rounds": 50, "lr": 1e-6, "micro_batch": 4, "gradient_checkpointing": True},
     ),
@@ -178,9 +185,9 @@ class Score:
 
 @lru_cache(maxsize=64)
 def _model_hash(name: str) -> str:
-    from .policy import load_policy, weights_hash
+    from .policy import fingerprint, load_policy
 
-    return weights_hash(load_policy(name).model)
+    return fingerprint(load_policy(name))
 
 
 @lru_cache(maxsize=64)
@@ -215,7 +222,7 @@ def counts(score: Score) -> pd.DataFrame:
     path = score_file(score)
     if not path.is_file():
         raise SeptError(f"result {path.parent.name} is missing: call compute() on it first")
-    return pd.read_csv(path)
+    return pd.read_csv(path, dtype={"id": str, "family": str}, keep_default_na=False)
 
 
 def scores(score: Score) -> pd.DataFrame:
@@ -241,8 +248,8 @@ def compute(scores: Iterable[Score], workers: int | None = None, label: str = ""
 
     Killed and started again it goes on where it stopped; finished results are left alone.
     """
-    wanted = list(dict.fromkeys(scores))
-    runs = dict.fromkeys(s.model for s in wanted if isinstance(s.model, Run))
+    wanted = {s.key(): s for s in scores}.values()  # arms may coincide at some scale: once is enough
+    runs = {s.model.key(): s.model for s in wanted if isinstance(s.model, Run)}.values()
     todo_runs = [r for r in runs if not (run_folder(r) / "final").is_dir()]
     todo_scores = [s for s in wanted if not score_file(s).is_file()]
     # Long jobs first, so that no core idles at the end.
@@ -251,7 +258,9 @@ def compute(scores: Iterable[Score], workers: int | None = None, label: str = ""
         (f"{label} training".strip(), _train_job, todo_runs),
         (f"{label} evaluating".strip(), _score_job, todo_scores),
     ]
-    workers = min(workers or os.cpu_count() or 1, max(len(items) for *_, items in jobs))
+    if workers is None:  # side by side on CPU cores, one after the other on a GPU
+        workers = 1 if any(_on_gpu(s.model) for s in todo_scores) else os.cpu_count() or 1
+    workers = min(workers, max(len(items) for *_, items in jobs))
     # Threads are chosen, not left to chance: several threads on busy cores are many times slower.
     if workers <= 1:
         import torch
@@ -271,6 +280,14 @@ def compute(scores: Iterable[Score], workers: int | None = None, label: str = ""
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+@lru_cache(maxsize=64)
+def _on_gpu(model: str | Run) -> bool:
+    from .policy import load_policy
+
+    name = model.base if isinstance(model, Run) else model
+    return next(load_policy(name).model.parameters()).device.type != "cpu"
 
 
 def _progress(label: str, total: int, steps: Iterable[Any]) -> None:
@@ -296,6 +313,7 @@ def _one_thread() -> None:
 
 
 def _train_job(run: Run) -> None:
+    from .checkpoints import locked
     from .loop import train
     from .policy import load_policy
     from .problems import load_problems
@@ -306,9 +324,11 @@ def _train_job(run: Run) -> None:
         if row["round"] % 5 == 0:
             write_text(folder / "progress", f"{row['round'] + 1}/{run.config().rounds}")
 
-    policy = load_policy(run.base)
-    train(run.config(), policy, load_problems(run.problems), folder, resume=True, on_round=tell)
-    (folder / "progress").unlink(missing_ok=True)
+    with locked(results_dir() / f".{folder.name}.lock", wait=True):  # another notebook may train it now
+        if not (folder / "final").is_dir():
+            policy = load_policy(run.base)
+            train(run.config(), policy, load_problems(run.problems), folder, resume=True, on_round=tell)
+        (folder / "progress").unlink(missing_ok=True)
 
 
 def _score_job(score: Score) -> None:
@@ -370,6 +390,8 @@ def run_notebooks(
     """
     import papermill
 
+    # Kernels run in the checkout; the store stays where the command was given.
+    os.environ["SEPT_RESULTS"] = str(results_dir().resolve())
     wanted = tuple(filter(None, (only or profile(profile_name).notebooks).split(",")))
     paths = [p for p in sorted(notebooks_dir().glob("*.ipynb")) if not wanted or p.name.startswith(wanted)]
     if not paths:

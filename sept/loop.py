@@ -22,18 +22,28 @@ import torch
 from torch import Tensor
 
 from . import objectives
-from .checkpoints import checkpoints, copy_weights, last_good, open_folder, restore, save, write_rows
+from .checkpoints import (
+    checkpoints,
+    copy_weights,
+    last_good,
+    locked,
+    open_folder,
+    restore,
+    save,
+    write_rows,
+)
 from .config import RESULTS_VERSION, Config, SeptError
 from .evaluation import METRICS, evaluate, family_means, question_scores
 from .grading import grade
-from .policy import Policy, make_batch, response_logits, save_policy, weights_hash
+from .policy import Policy, fingerprint, make_batch, response_logits, save_policy
 from .problems import Problem, ProblemSet, check_lengths
 from .sampling import Rollouts, Sampler, make_sampler
 from .schedules import tau_s_at
 
-CANARY = {torch.float32: 1e-3}
-"""Largest mean |sampler log-prob - policy log-prob|, nats per token, on weights that should be equal. In
-fp32 engines agree to 1e-5, and a round at a useful learning rate moves it by 1e-2. Other dtypes: 0.05."""
+CANARY = 1e-3
+"""Largest mean |sampler log-prob - policy log-prob|, nats per token, on weights that should be equal (50
+times that below fp32). After the first round the limit is ten times that round's gap, or 1e-5 if that is
+more: fp32 engines agree to 1e-6, one missed refresh at lr 1e-4 on base H shows as 3e-3."""
 
 
 class TrainingError(RuntimeError):
@@ -57,14 +67,15 @@ def train(
 ) -> list[dict[str, Any]]:
     """Run Algorithm 1; returns one row per round (columns in RESULTS.md).
 
-    policy is trained in place. out gets config.json, rounds.jsonl, checkpoint-R folders (the last two)
-    and, at the end, final/ in Hugging Face form. With resume, a run that was cut off continues to the
-    same result; without, `out` must be empty or absent. SeptError for user mistakes, TrainingError for
-    a run gone wrong. Ctrl-C leaves a folder that resumes from its last checkpoint.
+    policy is trained in place (a finished run leaves it as it is). out gets config.json, rounds.jsonl,
+    checkpoint-R folders (the last two) and, at the end, final/ in Hugging Face form. With resume, a run
+    that was cut off continues to the same result; without, `out` must be empty or absent. SeptError for
+    user mistakes, TrainingError for a run gone wrong. Ctrl-C leaves a folder that resumes from its last
+    checkpoint.
     """
     identity = {
         "config": config.key(),
-        "checkpoint": weights_hash(policy.model),
+        "checkpoint": fingerprint(policy),
         "problems": problems.hash(),
         "results_version": RESULTS_VERSION,
     }
@@ -73,10 +84,33 @@ def train(
     problems.batch(0, config.questions, config.seed)
     room = policy.context - config.max_new_tokens
     check_lengths([policy.encode(p.prompt) for p in first], [p.id for p in first], room)
+    if dev is not None:
+        if not dev.items:
+            raise SeptError(
+                f"dev questions {dev.name!r}: an endless set cannot be evaluated on, use toy:dev"
+            )
+        check_lengths([policy.encode(p.prompt) for p in dev.items], [p.id for p in dev.items], room)
+        identity["dev"] = dev.hash()
     policy.model = _prepare(policy.model, config)
     rows = open_folder(out, config, identity, policy, problems, resume)
-    if rows and rows[-1]["round"] == config.rounds - 1 and (out / "final").is_dir():
-        return rows
+    with locked(out / ".lock", wait=False):
+        if rows and rows[-1]["round"] == config.rounds - 1 and (out / "final").is_dir():
+            return rows
+        return _rounds(config, policy, problems, out, rows, room, dev, sampler, on_round)
+
+
+def _rounds(
+    config: Config,
+    policy: Policy,
+    problems: ProblemSet,
+    out: Path,
+    rows: list[dict[str, Any]],
+    room: int,
+    dev: ProblemSet | None,
+    sampler: Sampler | None,
+    on_round: Callable[[dict[str, Any]], None] | None,
+) -> list[dict[str, Any]]:
+    """Algorithm 1 itself, from round len(rows) on."""
     weights = [p for p in policy.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         weights,
@@ -87,13 +121,15 @@ def train(
     )
     sampler = sampler or make_sampler(policy)
     start = len(rows)
+    limit = CANARY if weights[0].dtype == torch.float32 else 50 * CANARY
     # A sampler that may lag behind the policy needs its own weights in every checkpoint.
     lagging = config.refresh_every != 1
     behind = copy_weights(policy.model) if lagging else None
+    if start and rows[0]["sampler_gap"] < limit:
+        limit = min(limit, max(1e-5, 10 * rows[0]["sampler_gap"]))
     if start:
         behind = restore(out / f"checkpoint-{start}", policy, optimizer, sampler)
     sampler_version = sampler.version  # the version that this arm's next samples must carry
-    limit = CANARY.get(weights[0].dtype, 0.05)
 
     for round in range(start, config.rounds):
         try:
@@ -135,9 +171,11 @@ def train(
             row |= _steps(config, policy, optimizer, weights, rollouts, tau_t, row.pop("rewards"))
             if fresh and row["sampler_gap"] > limit:
                 raise StaleSamplerError(
-                    f"round {round}: sampler and policy differ by {row['sampler_gap']:.3f} nats a token "
+                    f"round {round}: sampler and policy differ by {row['sampler_gap']:.1e} nats a token "
                     "on weights that should be equal; the engine's copy is stale or wrong"
                 )
+            if round == 0 and fresh:
+                limit = min(limit, max(1e-5, 10 * row["sampler_gap"]))
 
             # 4. refresh
             if config.refresh_every and (round + 1) % config.refresh_every == 0:
@@ -161,8 +199,8 @@ def train(
                 f"round {round}, batch {error.batch}: {error.what} is not finite; last good checkpoint: "
                 f"{last_good(out)}; lower lr or raise tau_t"
             ) from None
-    save_policy(policy, out / "final")
     write_rows(out, rows)
+    save_policy(policy, out / "final")  # last: its presence says that the run is whole
     for folder in checkpoints(out):
         shutil.rmtree(folder)
     return rows
@@ -191,7 +229,7 @@ def _steps(
     device = weights[0].device
     sums = {"loss": 0.0, "nll": 0.0, "entropy": 0.0, "sampler_gap": 0.0, "grad_norm": 0.0}
     tokens_seen, steps, gap_tokens = 0, 0, 0
-    policy.model.train()
+    policy.model.train(config.gradient_checkpointing)  # eval mode otherwise: no dropout, ever
     for batch_number, first in enumerate(list(range(0, len(rollouts), size)) * config.mu):
         step_rows = range(first, min(first + size, len(rollouts)))
         step_tokens = int(rollouts.lengths[step_rows.start : step_rows.stop].sum())
@@ -318,6 +356,11 @@ def _prepare(model: Any, config: Config) -> Any:
             model = get_peft_model(
                 model, LoraConfig(r=config.lora_rank, target_modules="all-linear", lora_alpha=16)
             )
-    if config.gradient_checkpointing:
+    if config.gradient_checkpointing:  # works in train mode only, so dropout is taken out by hand
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = 0.0
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model

@@ -69,9 +69,8 @@ def resolve(name: str) -> str:
 def load_policy(name: str, dtype: torch.dtype = torch.float32, device: str = "auto") -> Policy:
     """Load a shipped base, a local folder or a hub model; fp32 master weights by default.
 
-    device `auto`: a GPU if there is one; models of under 50 M parameters stay on the CPU.
-
-    Safetensors only, no remote code. SeptError, one line, if it is missing, damaged, not a causal
+    device `auto`: a GPU if there is one; models of under 50 M parameters stay on the CPU. Safetensors
+    only, no remote code. SeptError, one line, if it is missing, damaged, incomplete, not a causal
     language model, or has fewer embeddings than its tokenizer has tokens.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -85,9 +84,10 @@ def load_policy(name: str, dtype: torch.dtype = torch.float32, device: str = "au
     except (OSError, ValueError) as error:
         raise SeptError(f"model {name!r}: cannot read its config ({_line(error)})") from None
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            path, config=config, dtype=dtype, use_safetensors=True
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
+        model, report = loaded
         tokenizer = AutoTokenizer.from_pretrained(path)
     except ValueError as error:
         raise SeptError(f"model {name!r}: not a causal language model ({_line(error)})") from None
@@ -95,6 +95,9 @@ def load_policy(name: str, dtype: torch.dtype = torch.float32, device: str = "au
         raise SeptError(
             f"model {name!r}: cannot be loaded, perhaps truncated; fetch it again ({_line(error)})"
         ) from None
+    if report["missing_keys"]:  # transformers would fill them with random numbers
+        absent = sorted(report["missing_keys"])[0]
+        raise SeptError(f"model {name!r}: tensor {absent!r} is missing from its weights; fetch it again")
     embedding: Any = model.get_input_embeddings()
     rows = embedding.weight.shape[0]
     if len(tokenizer) > rows:
@@ -136,9 +139,17 @@ def save_policy(policy: Policy, folder: Path) -> None:
     os.replace(temporary, folder)
 
 
-def weights_hash(model: Any) -> str:
-    """SHA-256 over names, shapes, dtypes and bytes of the weights: which checkpoint this is."""
-    out = hashlib.sha256()
+def fingerprint(policy: Policy) -> str:
+    """SHA-256 over everything of a checkpoint that changes numbers.
+
+    Weights (names, shapes, dtypes, bytes), model config, end-of-sequence ids and vocabulary.
+    """
+    model = policy.model
+    config = model.config.to_diff_dict()
+    for name in ("_name_or_path", "transformers_version"):
+        config.pop(name, None)
+    described = [config, policy.eos_ids, sorted(policy.tokenizer.get_vocab().items())]
+    out = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
     for key, value in sorted(model.state_dict().items()):
         out.update(json.dumps([key, list(value.shape), str(value.dtype)]).encode())
         out.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

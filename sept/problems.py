@@ -7,6 +7,7 @@ with the columns `prompt` and `answer`, optionally `id` and `family`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,9 +46,9 @@ class ProblemSet:
         return tuple(dict.fromkeys(p.family for p in self.items))
 
     def hash(self) -> str:
-        """Identifies the content: every item of a list, or the name and a sample of a stream."""
+        """Identifies the content and how it is graded: every item of a list, or the first of a stream."""
         items = self.items or tuple(self.stream(0, i) for i in range(64))  # type: ignore[misc]
-        return digest([[p.id, p.family, p.prompt, p.answer] for p in items])
+        return digest([self.world, *([p.id, p.family, p.prompt, p.answer] for p in items)])
 
     def batch(self, round: int, size: int, seed: int) -> list[Problem]:
         """The questions of a round: fresh ones, or the next of an order reshuffled every epoch.
@@ -91,11 +92,13 @@ def _from_table(path: Path) -> list[Problem]:
 
     try:
         if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
+            table = pd.read_parquet(path).astype(object)
         elif path.suffix == ".csv":
             table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        elif path.suffix in (".jsonl", ".json"):
-            table = pd.read_json(path, lines=path.suffix == ".jsonl", dtype=False)
+        elif path.suffix in (".jsonl", ".json"):  # not by pandas: it would turn an answer 2 into 2.0
+            text = path.read_text()
+            lines = [json.loads(line) for line in text.splitlines() if line.strip()]
+            table = pd.DataFrame(json.loads(text) if path.suffix == ".json" else lines, dtype=object)
         else:
             raise SeptError(f"problems {str(path)!r}: use a .jsonl, .json, .csv or .parquet file")
     except SeptError:
@@ -110,11 +113,12 @@ def _from_table(path: Path) -> list[Problem]:
             f"{', '.join(map(str, table.columns))}, needed are prompt and answer"
         )
     out = []
-    for i, row in enumerate(table.to_dict("records")):
-        if not str(row["prompt"]).strip() or not str(row["answer"]).strip():
+    for i, cells in enumerate(table.to_dict("records")):
+        row = {str(k): str(v) for k, v in cells.items() if not (v is None or v != v)}  # NaN is absent
+        if not row.get("prompt", "").strip() or not row.get("answer", "").strip():
             raise SeptError(f"problems {str(path)!r}: row {i + 1} has an empty prompt or answer")
-        family = str(row.get("family", path.stem))
-        out.append(Problem(str(row.get("id", i)), family, str(row["prompt"]), str(row["answer"])))
+        names = row.get("id", str(i)), row.get("family") or path.stem
+        out.append(Problem(*names, row["prompt"], row["answer"]))
     return out
 
 

@@ -151,6 +151,9 @@ class TransformersEngine:
     that none of the truncating defaults of a generation config can touch the distribution.
     """
 
+    max_rows = 256
+    """Rows decoded side by side."""
+
     def __init__(self) -> None:
         self.version = -1
         self.policy: Policy | None = None
@@ -178,11 +181,36 @@ class TransformersEngine:
         seed: int,
         draw: int = 0,
     ) -> Rollouts:
+        assert self.policy is not None, "refresh the engine before sampling"
+        longest = max(map(len, prompts), default=0)
+        check_request(prompts, n, tau, longest + max_new_tokens, self.policy.context)
+        size = max(1, self.max_rows // n)
+        parts = [
+            self._generate(prompts[i : i + size], keys[i : i + size], n, tau, max_new_tokens, seed, draw)
+            for i in range(0, len(prompts), size)
+        ]
+        width = max(tokens.shape[1] for tokens, _ in parts)
+        tokens, log_probs = (
+            torch.cat([torch.nn.functional.pad(p[i], (0, width - p[i].shape[1])) for p in parts])
+            for i in range(2)
+        )
+        return _collect(prompts, n, tokens, log_probs, self.policy.eos_ids, tau, self.version)
+
+    def _generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        keys: Sequence[str],
+        n: int,
+        tau: float,
+        max_new_tokens: int,
+        seed: int,
+        draw: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens and log-probs, [len(prompts) * n, T] each, of one batch."""
         from transformers import GenerationConfig, LogitsProcessorList
 
-        assert self.policy is not None, "refresh the engine before sampling"
-        width = max(map(len, prompts), default=0)
-        check_request(prompts, n, tau, width + max_new_tokens, self.policy.context)
+        assert self.policy is not None
+        width = max(map(len, prompts))
         device = next(self.frozen.parameters()).device
         ids = torch.full((len(prompts), width), self.policy.pad_id)
         mask = torch.zeros_like(ids)
@@ -212,9 +240,7 @@ class TransformersEngine:
             generation_config=settings,
             logits_processor=LogitsProcessorList([draw_token]),  # type: ignore[list-item]
         )
-        tokens = out[:, width:].cpu()
-        drawn = torch.stack(log_probs, 1).cpu()
-        return _collect(prompts, n, tokens, drawn, self.policy.eos_ids, tau, self.version)
+        return out[:, width:].cpu(), torch.stack(log_probs, 1).cpu()
 
 
 class StaticEngine:
@@ -242,6 +268,8 @@ class StaticEngine:
             return f"model type {c.model_type} is not qwen2 or llama"
         if c.hidden_act != "silu" or getattr(c, "mlp_bias", False):
             return "only silu MLPs without bias"
+        if c.model_type == "llama" and getattr(c, "attention_bias", False):
+            return "a bias in the attention output"
         rope = getattr(c, "rope_parameters", None) or {}
         if rope.get("rope_type", "default") != "default":
             return f"rope type {rope['rope_type']}"

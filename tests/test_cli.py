@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sept import cli
 from sept.policy import BASES
@@ -47,7 +48,8 @@ def complaint(err):
 def broken(tmp_path_factory):
     """Folders with checkpoints that cannot be used, by name."""
     root = tmp_path_factory.mktemp("broken")
-    for name in ("truncated", "headless", "mismatch", "empty-config", "no-weights", "pickled"):
+    names = ("truncated", "headless", "mismatch", "empty-config", "no-weights", "pickled", "incomplete")
+    for name in names:
         shutil.copytree(BASES / "H", root / name)
     weights = root / "truncated" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
@@ -60,6 +62,9 @@ def broken(tmp_path_factory):
     (root / "mismatch" / "tokenizer.json").write_text(json.dumps(tokenizer))
     (root / "empty-config" / "config.json").write_text("{")
     (root / "no-weights" / "model.safetensors").unlink()
+    tensors = load_file(BASES / "H" / "model.safetensors")
+    del tensors["model.layers.1.mlp.down_proj.weight"]
+    save_file(tensors, root / "incomplete" / "model.safetensors", metadata={"format": "pt"})
     (root / "pickled" / "model.safetensors").unlink()
     torch.save({}, root / "pickled" / "pytorch_model.bin")
     return root
@@ -84,6 +89,8 @@ def broken(tmp_path_factory):
         (["--threads", "0"], ["threads"]),
         (["--config", "missing.json"], ["missing.json"]),
         (["--problems", "toy:test:1"], ["fewer"]),
+        (["--set", "eval_every=1", "--dev", "toy:train"], ["endless"]),
+        (["--json", "."], ["folder"]),
     ],
 )
 def test_mistakes_in_train(run, tmp_path, arguments, words):
@@ -102,6 +109,7 @@ def test_mistakes_in_train(run, tmp_path, arguments, words):
         ("empty-config", ["config"]),
         ("no-weights", ["cannot be loaded"]),
         ("pickled", ["cannot be loaded"]),
+        ("incomplete", ["layers.1.mlp.down_proj.weight", "missing"]),
     ],
 )
 def test_unusable_checkpoints(run, broken, tmp_path, name, words):
@@ -112,8 +120,6 @@ def test_unusable_checkpoints(run, broken, tmp_path, name, words):
 
 
 def test_damaged_numbers_are_noticed(run, tmp_path):
-    from safetensors.torch import load_file, save_file
-
     shutil.copytree(BASES / "H", tmp_path / "nan")
     weights = load_file(tmp_path / "nan" / "model.safetensors")
     weights["model.norm.weight"][0] = float("nan")
@@ -133,6 +139,7 @@ def test_damaged_numbers_are_noticed(run, tmp_path):
         (["eval", "--engine", "vroom"], "vroom"),
         (["sweep", "--temperatures", "0:1"], "0:1"),
         (["sweep", "--temperatures", "0:1:0"], "0:1:0"),
+        (["sweep", "--temperatures", "0:1:0.6"], "0:1:0.6"),
         (["sweep", "--temperatures=-1,0"], "-1"),
         (["theorem"], "--exact"),
         (["figures", "--profile", "huge"], "huge"),
@@ -178,6 +185,15 @@ def test_train_eval_sweep_status_end_to_end(run, tmp_path, monkeypatch):
     assert "0 done, 0 unfinished" in run("status")[1]
 
 
+def test_odd_places_for_output(run, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    code, _, err = run("train", "--out", tmp_path / "file", *SMALL)
+    assert code == 2 and "not empty" in complaint(err) and (tmp_path / "file").read_text() == "mine"
+    (tmp_path / "list.json").write_text("[1]")
+    code, _, err = run("train", "--out", tmp_path / "run", "--config", tmp_path / "list.json")
+    assert code == 2 and "list.json" in complaint(err)
+
+
 def test_theorem_exact_and_doctor(run, tmp_path):
     code, out, _ = run("theorem", "--exact", "--json", tmp_path / "t.json")
     rows = json.loads((tmp_path / "t.json").read_text())["statements"]
@@ -191,7 +207,7 @@ def test_every_verb_has_help_and_there_are_at_most_ten(run):
     assert len(names) <= 10
     for name in names:
         code, out, _ = run(name, "--help")
-        assert code == 0 and "--json" in out or name in ("pretrain", "figures")
+        assert code == 0 and ("--json" in out or name in ("pretrain", "figures"))
 
 
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGKILL])

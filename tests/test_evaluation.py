@@ -60,7 +60,7 @@ def test_interval_covers_the_truth():
             runs.append(frame.assign(**{"pass@1": value}))
         row = ev.summarise(runs, seed=world).loc["pass@1"]
         hits += row["lo"] <= 50 <= row["hi"]
-    assert 0.91 <= hits / worlds <= 1.0
+    assert 0.91 <= hits / worlds <= 0.99
 
 
 def test_paired_difference_is_tighter_than_unpaired():

@@ -10,8 +10,8 @@ from conftest import random_policy
 from sept import loop, objectives
 from sept.config import PRESETS, SeptError, from_dict, preset
 from sept.loop import StaleSamplerError, TrainingError, train
-from sept.policy import make_batch, response_logits
-from sept.problems import Problem, ProblemSet
+from sept.policy import load_policy, make_batch, response_logits
+from sept.problems import Problem, ProblemSet, load_problems
 from sept.sampling import StaticEngine, TransformersEngine
 from sept.schedules import tau_s_at
 
@@ -133,6 +133,121 @@ def test_objectives_by_hand():
     assert up.tolist()[0] == pytest.approx([-2.4, -2.4])  # clipped at 1.2
     down = objectives.grpo(logits, tokens, 1.0, old - math.log(4), torch.tensor([-2.0]), 0.2)
     assert down.tolist()[0] == pytest.approx([6.0, 6.0])  # ratio 6 against the dual clip at 3
+
+
+# --- the wiring of the loop ---------------------------------------------------------------------------
+
+
+def recorded_gradients(monkeypatch):
+    """AdamW.step replaced: keeps each step's gradient and leaves the weights alone."""
+    seen = []
+
+    def step(self, closure=None):
+        seen.append(torch.cat([p.grad.flatten() for p in self.param_groups[0]["params"]]))
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    return seen
+
+
+def draws_of_the_first_round(config, problems, seed=1):
+    policy = random_policy(seed=seed)
+    engine = StaticEngine()
+    engine.refresh(policy)
+    questions = problems.batch(0, config.questions, config.seed)
+    prompts = [policy.encode(q.prompt) for q in questions]
+    ids = [q.id for q in questions]
+    drawn = engine.sample(prompts, ids, config.G, config.tau_s, config.max_new_tokens, config.seed, 0)
+    return policy, questions, drawn
+
+
+@pytest.mark.parametrize("micro_batch", [8, 3, 1])
+@pytest.mark.parametrize("how", ["token", "sequence-sum"])
+def test_the_loop_steps_on_transformers_own_gradient(how, micro_batch, problems, tmp_path, monkeypatch):
+    """One step of train() itself, at tau_t = 0.7, against cross-entropy written out here."""
+    fields = {**SMALL, "rounds": 1, "mini_batch": 8, "micro_batch": micro_batch, "tau_t": 0.7}
+    fields |= {"tau_s": 1.3, "max_new_tokens": 24}
+    config = preset("sept", **fields, grad_clip=0.0, loss_normalisation=how)
+    policy, _, drawn = draws_of_the_first_round(config, problems)
+    assert drawn.finished.any() and len(set(drawn.lengths.tolist())) > 2
+    total = 0.0
+    for i in range(8):  # one by one, unpadded
+        n = int(drawn.lengths[i])
+        ids = torch.cat([torch.tensor(drawn.prompts[i]), drawn.tokens[i, :n]])[None]
+        logits = policy.model(ids).logits[0, -n - 1 : -1] / 0.7
+        total = total + torch.nn.functional.cross_entropy(logits, ids[0, -n:], reduction="sum")
+    (total / (int(drawn.lengths.sum()) if how == "token" else 8)).backward()
+    expected = gradient(policy)
+    seen = recorded_gradients(monkeypatch)
+    train(config, random_policy(seed=1), problems, tmp_path / "run")
+    assert len(seen) == 1
+    assert ((seen[0] - expected).abs().max() / expected.abs().max()).item() <= 2e-6
+
+
+def test_the_loop_hands_grpo_each_answers_own_advantage(problems, tmp_path, monkeypatch):
+    config = preset("grpo", **{**SMALL, "rounds": 1, "G": 4, "micro_batch": 3})
+
+    def fake_grade(text, finished, problem, world):
+        return (len(text) + int(problem.id)) % 3 == 0
+
+    policy, questions, drawn = draws_of_the_first_round(config, problems)
+    texts = [policy.decode(t[:n].tolist()) for t, n in zip(drawn.tokens, drawn.lengths, strict=True)]
+    rewards = torch.tensor(
+        [[float(fake_grade(texts[4 * q + s], True, questions[q], "")) for s in range(4)] for q in range(8)]
+    )
+    assert 0 < rewards.std(1).count_nonzero() and rewards.mean() not in (0, 1)
+    expected = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-6)
+    seen, old = [], []
+    real = objectives.grpo
+
+    def spy(logits, tokens, tau_t, old_log_probs, advantage, clip):
+        seen.append(advantage)
+        old.append(old_log_probs)
+        return real(logits, tokens, tau_t, old_log_probs, advantage, clip)
+
+    monkeypatch.setattr(objectives, "grpo", spy)
+    monkeypatch.setattr(loop, "grade", fake_grade)
+    train(config, random_policy(seed=1), problems, tmp_path / "run")
+    assert torch.allclose(torch.cat(seen), expected.flatten(), atol=1e-6)
+    first = old[0]
+    assert torch.equal(first, drawn.log_probs[:3, : first.shape[1]])
+
+
+def test_clipping_and_warmup_reach_the_optimizer(problems, tmp_path, monkeypatch):
+    config = preset("sept", **{**SMALL, "warmup": 2, "lr": 1e-3})
+    snapshots = []
+    policy = random_policy(seed=1)
+    train(
+        config,
+        policy,
+        problems,
+        tmp_path / "warm",
+        on_round=lambda _: snapshots.append(policy.model.lm_head.weight.detach().clone()),
+    )
+    assert torch.equal(snapshots[0], random_policy(seed=1).model.lm_head.weight), "round 0 changes nothing"
+    assert not torch.equal(snapshots[0], snapshots[1])
+    seen = recorded_gradients(monkeypatch)
+    train(preset("sept", **SMALL, grad_clip=1e-3), random_policy(seed=1), problems, tmp_path / "clip")
+    assert all(abs(g.norm().item() - 1e-3) < 1e-5 for g in seen)
+
+
+def test_dropout_is_off_in_training(problems, tmp_path):
+    """GPT-2's config has dropout 0.1: with it on, sampler and policy could not agree."""
+    for checkpointing in (False, True):
+        policy = random_policy("gpt2", seed=1)
+        assert policy.model.config.resid_pdrop > 0
+        config = preset("sept", **SMALL, lr=1e-3, gradient_checkpointing=checkpointing)
+        rows = train(config, policy, problems, tmp_path / str(checkpointing))
+        assert all(row["sampler_gap"] < 1e-4 for row in rows)
+
+
+def test_a_small_learning_rate_does_not_hide_a_stale_sampler(tmp_path):
+    """On base H at lr 1e-6 a missed refresh moves log-probs by 1e-4: under a fixed limit of 1e-3."""
+    policy = load_policy("H")
+    engine = LyingEngine()
+    engine.refresh(policy)
+    config = preset("sept", rounds=6, warmup=0, questions=32, mini_batch=8, lr=1e-6)
+    with pytest.raises(StaleSamplerError):
+        train(config, policy, load_problems("toy:train"), tmp_path / "run", sampler=engine)
 
 
 # --- the loop -------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def test_problem_sets():
     assert not {p.prompt for p in test.items} & {p.prompt for p in dev.items}
     train = load_problems("toy:train")
     fresh = [p for r in range(20) for p in train.batch(r, 128, seed=0)]
-    assert len({p.id for p in fresh}) == len(fresh)
+    assert len({p.prompt for p in fresh}) > 0.99 * len(fresh), "fresh questions hardly repeat"
     assert not {p.prompt for p in test.items} & {p.prompt for p in fresh}
     assert train.batch(3, 8, 0) == train.batch(3, 8, 0) != train.batch(3, 8, 1)
     assert load_problems("toy:test:24").items[:24] == test.items[:24], "small sets are beginnings"
@@ -89,6 +89,9 @@ def test_problem_files(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     assert [p.answer for p in load_problems(str(path)).items] == ["2", "4"]
+    path.write_text('{"prompt": "x", "answer": 2, "family": null}\n{"prompt": "y", "answer": 0.5}')
+    items = load_problems(str(path)).items
+    assert [(p.answer, p.family) for p in items] == [("2", "p"), ("0.5", "p")]
     (tmp_path / "p.csv").write_text("prompt,answer,id,family\n1+1,02,a,sums\n")
     (problem,) = load_problems(str(tmp_path / "p.csv")).items
     assert (problem.answer, problem.family, problem.id) == ("02", "sums", "a")
@@ -96,6 +99,7 @@ def test_problem_files(tmp_path):
         ("", "empty"),
         ('{"prompt": "x"}', "'answer' is missing"),
         ('{"prompt": "x", "answer": " "}', "row 1"),
+        ('{"prompt": "x", "answer": null}', "row 1"),
         ('{"prompt": ', "cannot be read"),
         ('{"prompt": "x", "answer": "1", "id": "a"}\n{"prompt": "y", "answer": "1", "id": "a"}', "twice"),
     ):

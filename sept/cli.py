@@ -15,6 +15,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 Model = Annotated[str, typer.Option(help="Shipped base (F, H, E), folder, or hub id.")]
 Problems = Annotated[str, typer.Option(help="toy:test, toy:dev, toy:train[:families][:n], or a file.")]
+Length = Annotated[int | None, typer.Option(help="Response limit; default 56 on toy questions, else 1024.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; small models are fastest with one.")]
 
@@ -183,7 +184,7 @@ def evaluate_(
     n: Annotated[int, typer.Option(help="Samples per question.")] = 32,
     seed: Annotated[int, typer.Option()] = 0,
     engine: Annotated[str, typer.Option(help="auto, static or transformers.")] = "auto",
-    max_new_tokens: Annotated[int, typer.Option()] = 56,
+    max_new_tokens: Length = None,
     threads: Threads = 1,
     json_: Json = None,
 ) -> None:
@@ -201,7 +202,7 @@ def sweep(
     n: Annotated[int, typer.Option(help="Samples per question.")] = 32,
     seed: Annotated[int, typer.Option()] = 0,
     engine: Annotated[str, typer.Option(help="auto, static or transformers.")] = "auto",
-    max_new_tokens: Annotated[int, typer.Option()] = 56,
+    max_new_tokens: Length = None,
     threads: Threads = 1,
     json_: Json = None,
 ) -> None:
@@ -224,7 +225,7 @@ def _sweep(
     n: int,
     seed: int,
     engine: str,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     threads: int,
     json_: Path | None,
     show: bool = False,
@@ -240,6 +241,7 @@ def _sweep(
     _set_up(threads, json_)
     policy = load_policy(model)
     sampler = make_sampler(policy, engine)
+    max_new_tokens = max_new_tokens or (56 if problem_set.world == "toy" else 1024)
     rows = []
     for tau in tqdm(taus, desc="sweep", unit=" temperatures", disable=not show):
         table = evaluate(policy, sampler, problem_set, tau, n, seed, max_new_tokens)

@@ -164,7 +164,11 @@ class TransformersEngine:
         import copy
 
         if self.frozen is None:
+            from transformers import GenerationConfig
+
             self.frozen = copy.deepcopy(policy.model)
+            # `generate` merges what a checkpoint's own config asks for (penalties, suppressed tokens).
+            self.frozen.generation_config = GenerationConfig()
         else:
             self.frozen.load_state_dict(policy.model.state_dict())
         self.frozen.eval().requires_grad_(False)
@@ -229,8 +233,6 @@ class TransformersEngine:
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
             eos_token_id=list(self.policy.eos_ids),
             pad_token_id=self.policy.pad_id,
         )

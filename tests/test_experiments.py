@@ -66,6 +66,7 @@ def test_keys_depend_on_everything_that_changes_numbers(monkeypatch):
         Score(run, "toy:dev:1", 1.0, 8),
         Score(run, "toy:dev:1", 1.0, 4, seed=1),
         Score(run, "toy:dev:1", 1.0, 4, max_new_tokens=40),
+        Score("H", "toy:dev:1", 1.0, 4),
     ]
     keys = [x.key() for x in (run, *others, score, *scores)]
     assert len(set(keys)) == len(keys)

@@ -1,5 +1,7 @@
 """The engines draw from softmax(z / tau), from coordinates, and agree with transformers."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -112,12 +114,14 @@ def exact(policy, tau):
 @pytest.mark.parametrize("kind", ENGINES)
 def test_chi_square_accepts_the_engine(kind, qwen):
     # A generation config as hostile as the hub's: none of it may reach the draw.
+    kept = copy.deepcopy(qwen.model.generation_config)
     g = qwen.model.generation_config
-    g.top_k, g.top_p, g.min_p, g.repetition_penalty, g.temperature = 50, 0.9, 0.05, 1.3, 0.5
+    g.top_k, g.top_p, g.min_p, g.temperature, g.repetition_penalty = 50, 0.9, 0.05, 0.5, 5.0
+    g.suppress_tokens, g.bad_words_ids = exact(qwen, 1.0).argsort()[-3:].tolist(), [[20]]
     try:
         counts = first_token_counts(engine_of(kind, qwen), 1.0)
     finally:
-        g.top_k, g.top_p, g.min_p, g.repetition_penalty, g.temperature = (None, None, None, None, None)
+        qwen.model.generation_config = kept
     p = exact(qwen, 1.0)
     assert (p * counts.sum() >= 5).sum() > 100, "the logits must be spread for the test to see anything"
     assert chi_square_p(counts, p) > 1e-4

@@ -36,7 +36,7 @@ out_dir = "figures/quick"  # str: where figures, tables and the headline numbers
 # %%
 import pandas as pd
 
-from sept import experiments, figures
+from sept import experiments, figures, figures_training
 from sept.grading import grade
 from sept.policy import load_policy
 from sept.problems import load_problems
@@ -81,7 +81,7 @@ shown = {
     "length": "length (tokens)",
 }
 table = experiments.training_table([run], shown)
-fig = figures.figure_training(table)
+fig = figures_training.figure_training(table)
 provenance = {**environment(), "profile": profile, "seeds": [run.seed], "config": run.config().key()}
 figures.save_figure(fig, "quickstart_training", table, out_dir, provenance)
 fig

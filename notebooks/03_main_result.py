@@ -33,8 +33,8 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import HTML
 
-from sept import experiments, figures, tables
-from sept.evaluation import best_for_each_k, best_temperature, difference, summarise, summary_rows
+from sept import experiments, figures, figures_training, tables
+from sept.evaluation import best_for_each_k, best_temperature, comparison_table, difference, summarise
 from sept.provenance import environment, write_text
 
 scale = experiments.profile(profile)
@@ -85,7 +85,7 @@ shown = {
     "length": "length (tokens)",
 }
 curves = experiments.training_table([r for arm in arms for r in runs[arm]], shown)
-fig = figures.figure_training(curves)
+fig = figures_training.figure_training(curves)
 figures.save_figure(fig, "training_curves", curves, out_dir, provenance)
 fig
 
@@ -96,16 +96,9 @@ fig
 # several seeds, seeds (Student's t), added in quadrature, all conditional on this one base.
 
 # %%
-rows = []
-for name, baseline in baselines.items():
-    rows += summary_rows([baseline], method=name)
 reference = test[t_test]
-for arm in arms:
-    delta = summarise([difference(s, reference) for s in scored[arm]])
-    for row in summary_rows(scored[arm], method=experiments.ARM_NAMES[arm]):
-        d = delta.loc[row["metric"]]
-        rows.append({**row, "delta": d["value"], "delta_lo": d["lo"], "delta_hi": d["hi"]})
-table = pd.DataFrame(rows)
+named = {experiments.ARM_NAMES[arm]: scored[arm] for arm in arms}
+table = comparison_table(baselines, named)
 fig = figures.figure_1c(table, measured)
 figures.save_figure(fig, "figure_1c", table, out_dir, provenance)
 fig
@@ -117,7 +110,7 @@ fig
 # *paired* difference on the same questions, with its own interval.
 
 # %%
-html, latex = tables.table_1(table, scale.label())
+html, latex = tables.paper_table(1, table, scale.label())
 write_text(Path(out_dir) / "table_1.tex", latex)
 write_text(Path(out_dir) / "table_1.html", html)
 HTML(html)

@@ -184,6 +184,23 @@ def summary_rows(runs: Sequence[pd.DataFrame], **labels: Any) -> list[dict[str, 
     return [{**labels, **{str(k): v for k, v in row.items()}} for row in table.to_dict("records")]
 
 
+def comparison_table(
+    baselines: dict[str, pd.DataFrame], arms: dict[str, Sequence[pd.DataFrame]]
+) -> pd.DataFrame:
+    """Long table of baselines (name -> question_scores) and arms (name -> one table per seed).
+
+    Arms carry delta, delta_lo, delta_hi: the paired difference to the first baseline, with its interval.
+    """
+    rows = [row for name, scores in baselines.items() for row in summary_rows([scores], method=name)]
+    reference = next(iter(baselines.values()))
+    for name, runs in arms.items():
+        delta = summarise([difference(scores, reference) for scores in runs])
+        for row in summary_rows(runs, method=name):
+            d = delta.loc[row["metric"]]
+            rows.append({**row, "delta": d["value"], "delta_lo": d["lo"], "delta_hi": d["hi"]})
+    return pd.DataFrame(rows)
+
+
 def sweep_table(sweep: dict[float, pd.DataFrame]) -> pd.DataFrame:
     """Long table of a sweep {temperature: question_scores}: every family and their `Mean`."""
     rows = []

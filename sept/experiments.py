@@ -49,6 +49,10 @@ class Profile:
     """Response limit in tokens, in training and in evaluation."""
     train_overrides: dict[str, Any] = field(default_factory=dict)
     """Config fields that differ from the arm's preset at this scale."""
+    tuning_seeds: tuple[int, ...] = (900, 901)
+    """Training seeds for choosing learning rates, never reported."""
+    rates: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4)
+    """The grid of learning rates, the same for every arm."""
     notebooks: str = ""
     """Comma-separated beginnings of the notebooks that belong to it; empty: all."""
 
@@ -60,13 +64,15 @@ class Profile:
         shown = f"{size / 1e9:.1f} B" if size > 1e9 else f"{size / 1e6:.1f} M"
         return f"{'embedded base ' * (BASES / self.model).is_dir()}{self.model}, {shown} parameters"
 
-    def runs(self, arm: str, count: int | None = None) -> list[Run]:
-        """The reported runs of an arm, one per seed, or the first `count` of them."""
-        overrides = dict(self.train_overrides)
+    def runs(
+        self, arm: str, count: int | None = None, seeds: tuple[int, ...] = (), **overrides: Any
+    ) -> list[Run]:
+        """An arm's runs, one per seed: the reported seeds, or the first `count` of them, or `seeds`."""
+        overrides = {**self.train_overrides, **overrides}
         if arm == "grpo" and "questions" in overrides:  # as many answers a round, in groups of G
             overrides |= {"questions": overrides["questions"] // 8, "mini_batch": 1}
         pairs = tuple(sorted({"max_new_tokens": self.max_new_tokens, **overrides}.items()))
-        return [Run(self.model, arm, seed, self.train, pairs) for seed in self.seeds[:count]]
+        return [Run(self.model, arm, seed, self.train, pairs) for seed in (seeds or self.seeds)[:count]]
 
     def score(self, model: str | Run, tau: float = 1.0, problems: str | None = None) -> Score:
         """A score at this scale, on the test questions unless told otherwise."""
@@ -82,6 +88,8 @@ PROFILES = {
         test="toy:test:2",
         dev="toy:dev:2",
         train_overrides={"rounds": 3, "warmup": 0, "questions": 16, "mini_batch": 8},
+        tuning_seeds=(900,),
+        rates=(1e-4, 3e-4),
     ),
     "quick": Profile(
         seeds=(100,), temperatures=_COARSE, test="toy:test:24", dev="toy:dev:16", notebooks="00,01,02,03"

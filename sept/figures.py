@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from sept import published
 
@@ -180,7 +179,7 @@ def root_of(method: str) -> str:
     return max(fitting, key=len, default="")
 
 
-def _variants(methods: Iterable[str]) -> dict[str, int]:
+def variants_of(methods: Iterable[str]) -> dict[str, int]:
     """Number of each method among those of its colour, so that variants differ in dash or hatch."""
     seen: dict[str, int] = {}
     number = {}
@@ -191,7 +190,7 @@ def _variants(methods: Iterable[str]) -> dict[str, int]:
     return number
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     use_style()
     return Figure(figsize=(width, height), layout="constrained")
 
@@ -206,7 +205,7 @@ def _titled(block: SubFigure, source: str, what: str) -> SubFigure:
     return block
 
 
-def _legend(block: Figure | SubFigure, columns: int, title: str | None = None) -> None:
+def legend_below(block: Figure | SubFigure, columns: int, title: str | None = None) -> None:
     """One legend below all panels, where it cannot cover data."""
     shown: dict[str, Any] = {}
     for ax in block.axes:  # a series may be missing from the first panel
@@ -232,7 +231,7 @@ def _temperature_axis(ax: Axes, metric: str, ylabel: bool, xlabel: bool = True) 
         ax.set_ylabel("score (%)")
 
 
-def _band(ax: Axes, rows: pd.DataFrame, x: str, colour: str) -> None:
+def band(ax: Axes, rows: pd.DataFrame, x: str, colour: str) -> None:
     ax.fill_between(rows[x], rows["lo"], rows["hi"], color=colour, alpha=0.22, linewidth=0)
 
 
@@ -247,7 +246,7 @@ def _sweep_panel(ax: Axes, rows: pd.DataFrame, metric: str) -> None:
         line = rows[rows["family"] == family].sort_values("temperature")
         colour, marker = FAMILY_STYLE.get(family, _SLOTS[index % len(_SLOTS)])
         if family == "Mean":
-            _band(ax, line, "temperature", colour)
+            band(ax, line, "temperature", colour)
         ax.plot(
             line["temperature"],
             line["value"],
@@ -279,7 +278,7 @@ def _draw_sweep(block: Figure | SubFigure, table: pd.DataFrame, metrics: Sequenc
     for ax, metric in zip(axes, metrics, strict=True):
         _sweep_panel(ax, table, metric)
         _temperature_axis(ax, metric, ylabel=ax is axes[0])
-    _legend(block, columns=7)
+    legend_below(block, columns=7)
 
 
 def figure_1a(table: pd.DataFrame) -> Figure:
@@ -288,7 +287,7 @@ def figure_1a(table: pd.DataFrame) -> Figure:
     Columns: family (one of them `Mean`), temperature, metric, value, lo, hi; scores in percent.
     """
     metrics = _pass_metrics(checked(table, "figure_1a", _SWEEP_COLUMNS), "figure_1a")
-    fig = _figure(PAGE, 2.7)
+    fig = new_figure(PAGE, 2.7)
     _draw_sweep(fig, table, [metrics[0], metrics[-1]])
     return fig
 
@@ -296,7 +295,7 @@ def figure_1a(table: pd.DataFrame) -> Figure:
 def figure_1a_beside(table: pd.DataFrame, measured: str = "embedded base") -> Figure:
     """`figure_1a` above the paper's own panels. `measured` names the model that was measured."""
     metrics = _pass_metrics(checked(table, "figure_1a_beside", _SWEEP_COLUMNS), "figure_1a_beside")
-    fig = _figure(PAGE, 5.8)
+    fig = new_figure(PAGE, 5.8)
     top, bottom = fig.subfigures(2, 1, squeeze=False).ravel()
     _draw_sweep(_titled(top, "measured", measured), table, [metrics[0], metrics[-1]])
     names = {name: name for name in (*list(FAMILY_STYLE)[:6], "Mean")}
@@ -313,13 +312,13 @@ def figure_1a_beside(table: pd.DataFrame, measured: str = "embedded base") -> Fi
 
 def _draw_methods(block: SubFigure, table: pd.DataFrame, metrics: Sequence[str]) -> None:
     axes = block.subplots(2, 1, sharex=True)
-    number = _variants(table["method"].unique())
+    number = variants_of(table["method"].unique())
     for ax, metric in zip(axes, metrics, strict=True):
         for method, variant in number.items():
             line = table[(table["method"] == method) & (table["metric"] == metric)]
             line = line.sort_values("temperature")
             colour = method_colour(method)
-            _band(ax, line, "temperature", colour)
+            band(ax, line, "temperature", colour)
             ax.plot(
                 line["temperature"],
                 line["value"],
@@ -329,7 +328,7 @@ def _draw_methods(block: SubFigure, table: pd.DataFrame, metrics: Sequence[str])
                 label=method,
             )
         _temperature_axis(ax, metric, ylabel=True, xlabel=ax is axes[-1])
-    _legend(block, columns=3)
+    legend_below(block, columns=3)
 
 
 def figure_6(table: pd.DataFrame, measured: str = "embedded base") -> Figure:
@@ -339,7 +338,7 @@ def figure_6(table: pd.DataFrame, measured: str = "embedded base") -> Figure:
     """
     checked(table, "figure_6", ("method", "temperature", "metric", "value", "lo", "hi"))
     metrics = _pass_metrics(table, "figure_6")
-    fig = _figure(PAGE, 4.4)
+    fig = new_figure(PAGE, 4.4)
     left, right = fig.subfigures(1, 2, squeeze=False).ravel()
     _draw_methods(_titled(left, "measured", measured), table, [metrics[0], metrics[-1]])
     trained = _published_sweep({"SePT": "SePT", "GRPO": "GRPO"}, "6", "method")
@@ -382,7 +381,7 @@ def reference_of(table: pd.DataFrame, artefact: str) -> str:
 
 def _draw_bars(block: SubFigure, table: pd.DataFrame, metrics: Sequence[str]) -> None:
     ax = block.subplots()
-    number = _variants(table["method"].unique())
+    number = variants_of(table["method"].unique())
     reference = reference_of(table, "figure_1c")
     width = 0.84 / len(number)
     for index, (method, variant) in enumerate(number.items()):
@@ -423,7 +422,7 @@ def _draw_bars(block: SubFigure, table: pd.DataFrame, metrics: Sequence[str]) ->
     ax.set_ylabel("score (%)")
     ax.margins(y=0.1)
     gains = f"bold: gain over {reference}" if len(number) > 1 else None
-    _legend(block, columns=3, title=gains)
+    legend_below(block, columns=3, title=gains)
 
 
 def figure_1c(table: pd.DataFrame, measured: str = "embedded base") -> Figure:
@@ -434,7 +433,7 @@ def figure_1c(table: pd.DataFrame, measured: str = "embedded base") -> Figure:
     """
     passes = _pass_metrics(checked(table, "figure_1c", ROW_COLUMNS), "figure_1c")
     shown = [passes[0], passes[-1], *(["AVG"] if "AVG" in set(table["metric"]) else [])]
-    fig = _figure(PAGE, 5.0)
+    fig = new_figure(PAGE, 5.0)
     top, bottom = fig.subfigures(2, 1, squeeze=False, height_ratios=(1.25, 1)).ravel()
     _draw_bars(_titled(top, "measured", measured), table, shown)
     metrics = ["pass@1", "pass@32", "AVG"]
@@ -443,44 +442,4 @@ def figure_1c(table: pd.DataFrame, measured: str = "embedded base") -> Figure:
         published_rows(_PAPER_MODEL, metrics),
         metrics,
     )
-    return fig
-
-
-# --------------------------------------------------------------------------------- training curves
-
-
-def figure_training(table: pd.DataFrame) -> Figure:
-    """One panel per metric over rounds: seeds thin, their mean thick with a 95% t interval.
-
-    Columns: arm, seed, round, metric, value.
-    """
-    checked(table, "figure_training", ("arm", "seed", "round", "metric", "value"))
-    metrics = list(table["metric"].unique())
-    number = _variants(table["arm"].unique())
-    columns = min(3, len(metrics))
-    lines = -(-len(metrics) // columns)
-    fig = _figure(PAGE if columns > 1 else COLUMN, 0.5 + 1.9 * lines)
-    axes = fig.subplots(lines, columns, squeeze=False).ravel()
-    for ax in axes[len(metrics) :]:
-        ax.set_visible(False)
-    for ax, metric in zip(axes, metrics, strict=False):
-        for arm, variant in number.items():
-            rows = table[(table["arm"] == arm) & (table["metric"] == metric)]
-            if rows.empty:
-                continue
-            wide = rows.pivot_table(index="round", columns="seed", values="value")
-            colour, dash = method_colour(arm), ("-", "--", ":", "-.")[variant % 4]
-            if wide.shape[1] > 1:
-                ax.plot(wide.index, wide, color=colour, linestyle=dash, linewidth=0.5, alpha=0.5)
-                n = wide.count(axis=1)
-                half = stats.t.ppf(0.975, n.clip(lower=2) - 1) * wide.sem(axis=1)
-                spread = pd.DataFrame({"lo": wide.mean(axis=1) - half, "hi": wide.mean(axis=1) + half})
-                _band(ax, spread.reset_index(), "round", colour)
-            seeds = table.loc[table["arm"] == arm, "seed"].nunique()
-            label = f"{arm} ({seeds} seed{'s' * (seeds > 1)})"
-            ax.plot(wide.index, wide.mean(axis=1), color=colour, linestyle=dash, label=label)
-        ax.set_title(metric)
-        ax.set_xlabel("round")
-        ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(nbins=5, integer=True))
-    _legend(fig, columns=4 if max(map(len, number)) < 12 else 3)
     return fig

@@ -8,35 +8,45 @@ from collections.abc import Sequence
 import pandas as pd
 
 from . import published
-from .figures import ROW_COLUMNS, TINT, checked, gain_of, published_rows, reference_of, root_of
+from .figures import ROW_COLUMNS, TINT, checked, gain_of, reference_of, root_of
+
+PAPER_METRICS = ["pass@1", "pass@8", "pass@32", "AVG"]
 
 
-def table_1(table: pd.DataFrame, measured: str = "embedded base") -> tuple[str, str]:
-    """Table 1 as (HTML, LaTeX): the measured rows above the published ones.
+def paper_table(number: int, table: pd.DataFrame, measured: str = "embedded base") -> tuple[str, str]:
+    """Table 1, 4, 5 or 6 of the paper as (HTML, LaTeX): the measured rows above the published ones.
 
     Columns as in `figure_1c`, optionally with delta, delta_lo and delta_hi, a paired difference to
     the first baseline; without them the difference of the rounded values is shown.
     """
-    checked(table, "table_1", ROW_COLUMNS)
-    reference = reference_of(table, "table_1")
-    metrics = ["pass@1", "pass@8", "pass@32", "AVG"]
+    what = f"table_{number}"
+    checked(table, what, ROW_COLUMNS)
+    reference = reference_of(table, what)
     body: list[tuple[str, str, str, list[str]]] = []  # source, model, method, cells
     for method in table["method"].unique():
         rows = table[table["method"] == method].set_index("metric")
         cells = [
             _cell(rows.loc[m], gain_of(table, method, m, reference), method) if m in rows.index else "-"
-            for m in metrics
+            for m in PAPER_METRICS
         ]
         body.append(("measured", measured, method, cells))
-    for model in published.tables().query("table == 1")["model"].unique():
-        rows = published_rows(model, metrics)
-        for method, part in rows.groupby("method", sort=False):
+    printed = published.tables().query("table == @number and benchmark == 'mean'")
+    for (model, data), part in printed.groupby(["model", "train_data"], sort=False):
+        rows = part if data == "none" else pd.concat([base_of(printed, model), part])
+        rows = rows.assign(lo=rows["value"], hi=rows["value"])
+        for method, own in part.assign(lo=part["value"], hi=part["value"]).groupby("method", sort=False):
             cells = [
-                _cell(row, gain_of(rows, str(method), row["metric"], "Baseline"), str(method))
-                for _, row in part.iterrows()
+                _cell(r, gain_of(rows, str(method), r["metric"], "Baseline"), str(method))
+                for _, r in own.iterrows()
             ]
-            body.append(("published", model, str(method), cells))
-    return _html(body, metrics), _latex(body, metrics)
+            shown = f"{method} ({data})" if number == 6 and data != "none" else str(method)
+            body.append(("published", str(model), shown, cells))
+    return _html(body, PAPER_METRICS), _latex(body, PAPER_METRICS)
+
+
+def base_of(printed: pd.DataFrame, model: str) -> pd.DataFrame:
+    """The published baseline rows of a model."""
+    return printed[(printed["model"] == model) & (printed["train_data"] == "none")]
 
 
 def _cell(row: pd.Series, gain: float, method: str) -> str:

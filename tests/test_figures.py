@@ -13,7 +13,7 @@ from matplotlib import colors as mcolors
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sept import figures, published, tables
+from sept import figures, figures_training, published, tables
 
 PROVENANCE = {"commit": "0123abc (dirty)", "config": "9f", "seeds": [0, 1], "torch": "2.13.0"}
 TEMPERATURES = (0.0, 0.5, 1.0, 1.5)
@@ -90,7 +90,7 @@ def _panels(fig: Figure) -> list:
 def test_draws_and_saves(name, fixture, columns, panels, request, tmp_path):
     table = request.getfixturevalue(fixture)
     before = table.copy()
-    fig = getattr(figures, name)(table)
+    fig = (getattr(figures, name, None) or getattr(figures_training, name))(table)
     assert isinstance(fig, Figure)
     assert len(_panels(fig)) == panels
     paths = figures.save_figure(fig, name, table, tmp_path, PROVENANCE)
@@ -103,7 +103,7 @@ def test_draws_and_saves(name, fixture, columns, panels, request, tmp_path):
 @pytest.mark.parametrize(("name", "fixture", "columns", "panels"), DRAWINGS)
 def test_broken_tables_are_refused_by_column(name, fixture, columns, panels, request):
     table = request.getfixturevalue(fixture)
-    draw = getattr(figures, name)
+    draw = getattr(figures, name, None) or getattr(figures_training, name)
     for column in columns:
         holed = table.astype({column: object})
         holed.loc[1, column] = None
@@ -165,7 +165,7 @@ def test_colours_are_distinct_and_shared_by_variants():
 
 
 def test_variants_of_a_method_differ_in_dash(training):
-    fig = figures.figure_training(training)
+    fig = figures_training.figure_training(training)
     lines = {
         label.split(" (3 seeds)")[0]: line
         for line, label in zip(*fig.axes[0].get_legend_handles_labels(), strict=True)
@@ -177,7 +177,7 @@ def test_variants_of_a_method_differ_in_dash(training):
 
 def test_legend_names_arms_that_the_first_panel_lacks(training):
     first = training["metric"] == "pass@1"
-    fig = figures.figure_training(training[~(first & (training["arm"] == "GRPO"))])
+    fig = figures_training.figure_training(training[~(first & (training["arm"] == "GRPO"))])
     texts = [t.get_text() for t in fig.legends[0].get_texts()]
     assert texts == ["SePT (3 seeds)", "SePT (annealed) (3 seeds)", "GRPO (3 seeds)"]
 
@@ -217,7 +217,7 @@ def test_bars_carry_the_gains_the_paper_prints(rows):
 
 
 def test_table_1(rows):
-    html, latex = tables.table_1(rows, "embedded <base> & co")
+    html, latex = tables.paper_table(1, rows, "embedded <base> & co")
     assert "embedded &lt;base&gt; &amp; co" in html and r"embedded <base> \& co" in latex
     for text in (html, latex):
         assert "38.0 [36.0, 40.0] (+8.0)" in text  # measured: value, interval, gain
@@ -225,8 +225,8 @@ def test_table_1(rows):
         assert "36.6 (-0.2)" in text
     assert html.count("<tr") == 1 + 4 + 12
     paired = rows.assign(delta=7.5, delta_lo=6.5, delta_hi=8.5)
-    assert "38.0 [36.0, 40.0] (+7.5 [+6.5, +8.5])" in tables.table_1(paired)[0]
+    assert "38.0 [36.0, 40.0] (+7.5 [+6.5, +8.5])" in tables.paper_table(1, paired)[0]
     with pytest.raises(ValueError, match="table_1: column 'lo' is missing"):
-        tables.table_1(rows.drop(columns="lo"))
+        tables.paper_table(1, rows.drop(columns="lo"))
     with pytest.raises(ValueError, match="table_1: column 'method' holds no 'Baseline'"):
-        tables.table_1(rows[rows["method"] == "SePT"])
+        tables.paper_table(1, rows[rows["method"] == "SePT"])

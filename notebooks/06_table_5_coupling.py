@@ -41,8 +41,8 @@ figures.use_style()
 # ## No signal is not no change
 #
 # The *expected* gradient of a coupled arm is zero; the gradient of 128 sampled answers is not. At a
-# learning rate that makes SePT learn, noise moves the coupled model about as far, only nowhere in
-# particular. What remains of it at smaller rates is in `04_learning_rates`.
+# learning rate that makes SePT learn, that noise moves the coupled models too: their entropy stays
+# about where it was, their answers slowly get worse. `04_learning_rates` varies the rate.
 
 # %%
 runs = {arm: scale.runs(arm) for arm in arms}
@@ -52,11 +52,7 @@ sweep = {tau: experiments.scores(score) for tau, score in base.items()}
 scored = {arm: [experiments.scores(scale.score(r)) for r in runs[arm]] for arm in arms}
 
 # %%
-shown = {
-    "accuracy": "right answers at tau_s (share)",
-    "entropy": "entropy (nats)",
-    "finished": "ended by themselves (share)",
-}
+shown = {"accuracy": "right answers at tau_s (share)", "entropy": "entropy (nats)"}
 curves = experiments.training_table([r for arm in arms for r in runs[arm]], shown)
 fig = figures_training.figure_training(curves)
 figures.save_figure(fig, "table_5_training", curves, out_dir, provenance)

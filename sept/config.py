@@ -55,6 +55,8 @@ class Config:
     """The sampler gets the new weights every so many rounds; None: never (offline)."""
     max_new_tokens: int = 56
     """Response limit in tokens. Longer answers are cut, counted and trained on as they are."""
+    append_eos: bool = False
+    """Train on cut answers as if they had ended there (what the authors' offline trainer does)."""
 
     # --- how much
     rounds: int = 120
@@ -70,7 +72,9 @@ class Config:
 
     # --- optimizer
     lr: float = 1e-4
-    """AdamW learning rate, constant after the warm-up."""
+    """AdamW learning rate after the warm-up."""
+    lr_schedule: str = "constant"
+    """`constant`, or `cosine`: half a wave from lr to 0 over the whole run."""
     warmup: int = 10
     """Rounds of linear warm-up. Round r (from 0) runs at lr * min(1, r / warmup), as in the authors'
     code: with a warm-up the first round changes nothing."""
@@ -108,8 +112,10 @@ class Config:
             ("objective", OBJECTIVES),
             ("loss_normalisation", NORMALISATIONS),
             ("tau_s_schedule", SCHEDULES),
+            ("lr_schedule", ("constant", "cosine")),
+            ("append_eos", (False, True)),
         ):
-            need(getattr(self, field) in choices, field, f"choose one of {', '.join(choices)}")
+            need(getattr(self, field) in choices, field, f"choose one of {', '.join(map(str, choices))}")
         for field in ("tau_s", "tau_s_end", "lr", "eps"):
             value = getattr(self, field)
             need(_number(value) and value > 0, field, "must be a finite number above 0")
@@ -146,6 +152,8 @@ class Config:
                 f"questions = {self.questions} and mini_batch = {self.mini_batch}: "
                 "questions must be a multiple of mini_batch"
             )
+        if self.append_eos and self.objective != "nll":
+            raise SeptError("append_eos = true: only for objective 'nll', the others need a drawn token")
         if self.objective == "grpo" and self.G < 2:
             raise SeptError("objective = 'grpo' and G = 1: a group needs G of at least 2")
         for f in dataclasses.fields(self):
@@ -182,6 +190,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "sept": {},
     "sept-annealed": {"tau_s_schedule": "linear"},
     "offline": {"refresh_every": None},
+    # The authors' offline trainer: cosine decay, one step per round, cut answers closed; see RESULTS.md.
+    "offline-sft": {
+        "refresh_every": None,
+        "mini_batch": 128,
+        "lr_schedule": "cosine",
+        "beta2": 0.95,
+        "append_eos": True,
+    },
     "coupled": {"tau_s": 1.0},
     "coupled-tau_s": {"tau_t": None},
     "coupled-annealed": {"tau_t": None, "tau_s_schedule": "linear"},

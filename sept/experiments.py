@@ -138,6 +138,7 @@ ARM_NAMES = {
     "sept": "SePT",
     "sept-annealed": "SePT (annealed)",
     "offline": "Offline",
+    "offline-sft": "Offline (authors' trainer)",
     "coupled": "Coupled",
     "coupled-tau_s": "Coupled (0.6)",
     "coupled-annealed": "Coupled (annealed)",

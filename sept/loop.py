@@ -37,7 +37,7 @@ from .evaluation import METRICS, evaluate, family_means, question_scores
 from .grading import grade
 from .policy import Policy, fingerprint, make_batch, response_logits, save_policy
 from .problems import Problem, ProblemSet, check_lengths
-from .sampling import Rollouts, Sampler, make_sampler
+from .sampling import Rollouts, Sampler, make_sampler, with_end
 from .schedules import tau_s_at
 
 CANARY = 1e-3
@@ -82,7 +82,7 @@ def train(
     # Whatever can be refused is refused before anything is written.
     first = problems.items or problems.batch(0, config.questions, config.seed)
     problems.batch(0, config.questions, config.seed)
-    room = policy.context - config.max_new_tokens
+    room = policy.context - config.max_new_tokens - config.append_eos
     check_lengths([policy.encode(p.prompt) for p in first], [p.id for p in first], room)
     if dev is not None:
         if not dev.items:
@@ -162,11 +162,15 @@ def _rounds(
                 raise _NonFiniteError(0, "a sampled log-prob")
 
             # 3. steps, at tau_t
-            warm = min(1.0, round / config.warmup) if config.warmup else 1.0
+            lr = config.lr * (min(1.0, round / config.warmup) if config.warmup else 1.0)
+            if config.lr_schedule == "cosine":
+                lr *= (1 + math.cos(math.pi * round / config.rounds)) / 2
             for group in optimizer.param_groups:
-                group["lr"] = config.lr * warm
-            row: dict[str, Any] = dict(round=round, tau_s=tau_s, tau_t=tau_t, lr=config.lr * warm)
+                group["lr"] = lr
+            row: dict[str, Any] = dict(round=round, tau_s=tau_s, tau_t=tau_t, lr=lr)
             row |= describe(rollouts, questions, policy, problems.world, config.G)
+            if config.append_eos:
+                rollouts = with_end(rollouts, policy.eos_ids[0])
             fresh = rollouts.version == policy.version
             row |= _steps(config, policy, optimizer, weights, rollouts, tau_t, row.pop("rewards"))
             if fresh and row["sampler_gap"] > limit:
@@ -279,7 +283,7 @@ def _steps(
                     tau = rollouts.tau or 1.0
                     now = objectives.token_log_probs(logits, batch.tokens, tau)
                     drawn = rollouts.log_probs[part, : now.shape[1]].to(device)
-                    sums["sampler_gap"] += ((now - drawn).abs() * mask).sum().item()
+                    sums["sampler_gap"] += ((now - drawn).abs() * mask).nansum().item()
                     gap_tokens += int(mask.sum())
         limit = config.grad_clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(weights, limit)

@@ -8,6 +8,7 @@ position), so one draw can be repeated alone and neither batch order nor batch s
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -127,6 +128,16 @@ def _collect(
     keep = torch.arange(tokens.shape[1]) < lengths[:, None]
     rows = [list(p) for p in prompts for _ in range(n)]
     return Rollouts(rows, tokens * keep, lengths, finished, log_probs * keep, tau, version)
+
+
+def with_end(rollouts: Rollouts, eos: int) -> Rollouts:
+    """Cut answers closed by an end-of-sequence token that nobody drew (its log-prob is NaN)."""
+    cut = (~rollouts.finished).nonzero().squeeze(1)
+    tokens, log_probs = (torch.nn.functional.pad(t, (0, 1)) for t in (rollouts.tokens, rollouts.log_probs))
+    tokens[cut, rollouts.lengths[cut]] = eos
+    log_probs[cut, rollouts.lengths[cut]] = torch.nan
+    lengths = rollouts.lengths + ~rollouts.finished
+    return dataclasses.replace(rollouts, tokens=tokens, log_probs=log_probs, lengths=lengths)
 
 
 def check_request(prompts: Sequence, n: int, tau: float, longest: int, context: int) -> None:

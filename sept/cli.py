@@ -304,7 +304,7 @@ def figures(
     import time
 
     from .experiments import profile as find_profile
-    from .experiments import run_notebooks
+    from .runner import run_notebooks
 
     find_profile(profile)
     target = out or Path("figures") / profile

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-import threading
+import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from .config import RESULTS_VERSION, Config, SeptError, digest, preset
 from .provenance import environment, write_json, write_text
+
+if TYPE_CHECKING:
+    from .policy import Policy
 
 
 @dataclass(frozen=True)
@@ -183,12 +184,15 @@ class Score:
     seed: int = 0
     """Seed of the evaluation's draws; arms and baselines share it."""
     max_new_tokens: int = 56
+    at: int | None = None
+    """Of a run: the score after so many rounds, measured while it trains; None: of its last weights."""
 
     def key(self) -> str:
         """Content address."""
         model = self.model.key() if isinstance(self.model, Run) else _model_hash(self.model)
         set_hash = _set_hash(self.problems)
         drawn = [self.tau, self.n, self.seed, self.max_new_tokens]
+        drawn += [] if self.at is None else [self.at]
         return digest([RESULTS_VERSION, model, set_hash, *drawn])[:16]
 
 
@@ -257,18 +261,43 @@ def compute(scores: Iterable[Score], workers: int | None = None, label: str = ""
 
     Killed and started again it goes on where it stopped; finished results are left alone.
     """
-    wanted = {s.key(): s for s in scores}.values()  # arms may coincide at some scale: once is enough
-    runs = {s.model.key(): s.model for s in wanted if isinstance(s.model, Run)}.values()
-    todo_runs = [r for r in runs if not (run_folder(r) / "final").is_dir()]
-    todo_scores = [s for s in wanted if not score_file(s).is_file()]
+    _check_store()
+    wanted = {s.key(): s for s in scores}  # arms may coincide at some scale: once is enough
+    missing = [s for s in wanted.values() if not score_file(s).is_file()]
+    runs = {s.model.key(): s.model for s in wanted.values() if isinstance(s.model, Run)}
+    points: dict[str, list[Score]] = {key: [] for key in runs}
+    for score in missing:
+        if isinstance(score.model, Run) and score.at is not None:
+            points[score.model.key()].append(score)
     # Long jobs first, so that no core idles at the end.
-    todo_scores.sort(key=lambda s: (-s.n, s.tau))
+    training = [(r, points[k]) for k, r in runs.items() if points[k] or not _trained(r)]
+    training.sort(key=lambda job: -_work(job[0]))
+    evaluating = sorted((s for s in missing if s.at is None), key=lambda s: (-s.n, s.tau))
+    _side_by_side(training, evaluating, workers, label)
+    _note_cost([*runs.values()], [*wanted.values()])
+
+
+def _check_store() -> None:
+    """SeptError if the store was written by another version of the numbers."""
+    stamp, mine = results_dir() / "results_version", str(RESULTS_VERSION)
+    if not stamp.is_file():
+        write_text(stamp, mine)
+    elif stamp.read_text() != mine:
+        raise SeptError(
+            f"results store {str(results_dir())!r} was written by results version {stamp.read_text()}, this "
+            f"is version {mine}: move it away, or name another folder in SEPT_RESULTS"
+        )
+
+
+def _side_by_side(training: list[Any], evaluating: list[Score], workers: int | None, label: str) -> None:
+    """All trainings, then all evaluations, in as many single-thread processes as there are cores."""
     jobs: list[tuple[str, Callable[[Any], None], list[Any]]] = [
-        (f"{label} training".strip(), _train_job, todo_runs),
-        (f"{label} evaluating".strip(), _score_job, todo_scores),
+        (f"{label} training".strip(), _train_job, training),
+        (f"{label} evaluating".strip(), _score_job, evaluating),
     ]
     if workers is None:  # side by side on CPU cores, one after the other on a GPU
-        workers = 1 if any(_on_gpu(s.model) for s in todo_scores) else os.cpu_count() or 1
+        models = [run for run, _ in training] + [s.model for s in evaluating]
+        workers = 1 if any(map(_on_gpu, models)) else os.cpu_count() or 1
     workers = min(workers, max(len(items) for *_, items in jobs))
     # Threads are chosen, not left to chance: several threads on busy cores are many times slower.
     if workers <= 1:
@@ -291,6 +320,25 @@ def compute(scores: Iterable[Score], workers: int | None = None, label: str = ""
             raise
 
 
+def _trained(run: Run) -> bool:
+    return (run_folder(run) / "final").is_dir()
+
+
+def _work(run: Run) -> int:
+    """Answers that a run trains on: what its time goes with."""
+    config = run.config()
+    return config.rounds * config.questions * config.G * config.mu
+
+
+def _note_cost(runs: list[Run], scores: list[Score]) -> None:
+    """Add the seconds of everything asked for to the account of the notebook that is running."""
+    account = results_dir() / f"cost-{os.environ.get('SEPT_NOTEBOOK', 'other')}.json"
+    seconds = json.loads(account.read_text()) if account.is_file() else {}
+    files = [run_folder(r) / "seconds" for r in runs] + [score_file(s).parent / "seconds" for s in scores]
+    seconds |= {f.parent.name: float(f.read_text()) for f in files if f.is_file()}
+    write_json(account, seconds)
+
+
 @lru_cache(maxsize=64)
 def _on_gpu(model: str | Run) -> bool:
     from .policy import load_policy
@@ -305,10 +353,11 @@ def _progress(label: str, total: int, steps: Iterable[Any]) -> None:
 
     if not total:
         return
-    note = results_dir() / "progress.json"
+    note, started = results_dir() / "progress.json", time.monotonic()
     write_json(note, {"label": label, "done": 0, "total": total})
     for done, _ in enumerate(tqdm(steps, total=total, desc=label, mininterval=1.0), 1):
-        write_json(note, {"label": label, "done": done, "total": total})
+        left = (time.monotonic() - started) / done * (total - done) / 60
+        write_json(note, {"label": label, "done": done, "total": total, "minutes_left": round(left, 1)})
     note.unlink(missing_ok=True)
 
 
@@ -321,58 +370,69 @@ def _one_thread() -> None:
     logging.disable_progress_bar()
 
 
-def _train_job(run: Run) -> None:
+def _train_job(job: tuple[Run, list[Score]]) -> None:
+    """Train a run; on the way, measure the scores `at` rounds that are missing.
+
+    Weights in between are not kept, so scores missed in a finished run are measured in a second pass
+    over it, which is the same to the bit and thrown away.
+    """
     from .checkpoints import locked
     from .loop import train
     from .policy import load_policy
     from .problems import load_problems
 
+    run, points = job
     folder = run_folder(run)
-
-    def tell(row: dict[str, Any]) -> None:
-        if row["round"] % 5 == 0:
-            write_text(folder / "progress", f"{row['round'] + 1}/{run.config().rounds}")
-
+    started = time.monotonic()
     with locked(results_dir() / f".{folder.name}.lock", wait=True):  # another notebook may train it now
-        if not (folder / "final").is_dir():
-            policy = load_policy(run.base)
-            train(run.config(), policy, load_problems(run.problems), folder, resume=True, on_round=tell)
+        points = [s for s in points if not score_file(s).is_file()]
+        if _trained(run) and not points:
+            return
+        again = folder.with_name(f"again-{run.key()}") if _trained(run) else folder
+        policy = load_policy(run.base)
+
+        def tell(row: dict[str, Any]) -> None:
+            done = row["round"] + 1
+            if done % 5 == 1:
+                write_text(again / "progress", f"{done}/{run.config().rounds}")
+            for score in (s for s in points if s.at == done and not score_file(s).is_file()):
+                _measure(score, policy)
+
+        train(run.config(), policy, load_problems(run.problems), again, resume=True, on_round=tell)
+        if again == folder:
+            write_text(folder / "seconds", f"{time.monotonic() - started:.1f}")
+        else:
+            shutil.rmtree(again)
         (folder / "progress").unlink(missing_ok=True)
+    lost = [s.at for s in points if not score_file(s).is_file()]
+    if lost and again == folder:  # rounds before the checkpoint that a killed run went on from
+        _train_job((run, points))
+    elif lost:
+        raise SeptError(f"scores at rounds {lost}: this run has {run.config().rounds} rounds only")
 
 
 def _score_job(score: Score) -> None:
-    from .evaluation import evaluate
     from .policy import load_policy
+
+    name = str(run_folder(score.model) / "final") if isinstance(score.model, Run) else score.model
+    _measure(score, load_policy(name))
+
+
+def _measure(score: Score, policy: Policy) -> None:
+    """Evaluate `policy` and write the counts table that `score` names."""
+    from .evaluation import evaluate
     from .problems import load_problems
     from .sampling import make_sampler
 
-    name = str(run_folder(score.model) / "final") if isinstance(score.model, Run) else score.model
-    policy = load_policy(name)
-    table = evaluate(
-        policy,
-        make_sampler(policy),
-        load_problems(score.problems),
-        score.tau,
-        score.n,
-        score.seed,
-        score.max_new_tokens,
-    )
+    started = time.monotonic()
+    problems, limit = load_problems(score.problems), score.max_new_tokens
+    table = evaluate(policy, make_sampler(policy), problems, score.tau, score.n, score.seed, limit)
     path = score_file(score)
-    described = {
-        "model": score.model if isinstance(score.model, str) else vars(score.model),
-        "problems": score.problems,
-        "tau": score.tau,
-        "n": score.n,
-        "seed": score.seed,
-        "max_new_tokens": score.max_new_tokens,
-        "results_version": RESULTS_VERSION,
-        "provenance": environment(),
-    }
+    described = {**vars(score), "results_version": RESULTS_VERSION, "provenance": environment()}
+    described["model"] = score.model if isinstance(score.model, str) else vars(score.model)
     write_json(path.parent / "score.json", described)
+    write_text(path.parent / "seconds", f"{time.monotonic() - started:.1f}")
     write_text(path, table.to_csv(index=False))
-
-
-# --- notebooks --------------------------------------------------------------------------------------
 
 
 def record(out_dir: str | Path, name: str, values: dict[str, Any]) -> Path:
@@ -380,98 +440,6 @@ def record(out_dir: str | Path, name: str, values: dict[str, Any]) -> Path:
     path = Path(out_dir) / f"{name}.json"
     write_json(path, {"notebook": name, **values})
     return path
-
-
-def notebooks_dir() -> Path:
-    """The checkout's notebooks. SeptError when the package runs without a checkout."""
-    folder = Path(__file__).parent.parent / "notebooks"
-    if not folder.is_dir():
-        raise SeptError("the notebooks are not installed with the package: run this in a checkout")
-    return folder
-
-
-def run_notebooks(
-    profile_name: str, out: Path, only: str = "", parameters: dict[str, Any] | None = None
-) -> list[Path]:
-    """Execute the profile's notebooks with papermill; returns the executed copies.
-
-    Parameters that a notebook does not declare are an error: papermill would ignore them.
-    """
-    import papermill
-
-    # Kernels run in the checkout; the store stays where the command was given.
-    os.environ["SEPT_RESULTS"] = str(results_dir().resolve())
-    wanted = tuple(filter(None, (only or profile(profile_name).notebooks).split(",")))
-    paths = [p for p in sorted(notebooks_dir().glob("*.ipynb")) if not wanted or p.name.startswith(wanted)]
-    if not paths:
-        raise SeptError(f"notebooks: none begins with {only!r}; see {notebooks_dir().name}/")
-    executed = []
-    for number, path in enumerate(paths, 1):
-        given = {"profile": profile_name, "out_dir": str(out.resolve()), **(parameters or {})}
-        declared = papermill.inspect_notebook(str(path))
-        unknown = sorted(set(given) - set(declared))
-        if unknown:
-            raise SeptError(
-                f"notebook {path.name}: parameter {unknown[0]!r} is not declared; it has "
-                f"{', '.join(sorted(declared))}"
-            )
-        target = out / "notebooks" / path.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shown = f"[{number}/{len(paths)}] {path.name}"
-        try:
-            with _watched(shown):
-                papermill.execute_notebook(
-                    str(path),
-                    str(target),
-                    given,
-                    cwd=str(notebooks_dir().parent),
-                    kernel_name="python3",
-                    progress_bar=False,
-                    extra_arguments=["--log-level=50"],  # it remarks on its own transport and end
-                )
-        except papermill.PapermillExecutionError as error:
-            raise SeptError(
-                f"notebook {path.name}: cell {error.exec_count} failed with {error.ename}: "
-                f"{error.evalue}; see {target}"
-            ) from None
-        executed.append(target)
-    return executed
-
-
-@contextmanager
-def _watched(label: str) -> Iterator[None]:
-    """Show the time and what the results store says is going on, on one line or, in a log, now and then.
-
-    A notebook's own progress bars stay inside it, so its kernel leaves notes in the store.
-    """
-    started, stop = time.monotonic(), threading.Event()
-    live = sys.stderr.isatty()
-
-    def line() -> str:
-        parts = [label, f"{time.monotonic() - started:.0f} s"]
-        try:
-            note = json.loads((results_dir() / "progress.json").read_text())
-            parts.append(f"{note['label']} {note['done']}/{note['total']}")
-            rounds = [p.read_text() for p in results_dir().glob("train-*/progress")]
-            parts += [f"rounds {', '.join(rounds)}"] if rounds else []
-        except (OSError, ValueError):
-            pass
-        return "   ".join(parts)
-
-    def watch() -> None:
-        while not stop.wait(1 if live else 20):
-            end = "" if live else "\n"
-            print(("\r\033[K" if live else "") + line(), end=end, file=sys.stderr, flush=True)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        clear = "\r\033[K" if live else ""
-        print(f"{clear}{label}   {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
 
 
 def status_rows() -> list[dict[str, Any]]:

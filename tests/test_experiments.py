@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sept import config, experiments
+from sept import config, experiments, runner
 from sept.checkpoints import locked
 from sept.config import SeptError
 from sept.experiments import PROFILES, Run, Score, compute, counts, profile, run_folder, score_file
@@ -74,6 +74,34 @@ def test_keys_depend_on_everything_that_changes_numbers(monkeypatch):
     assert not {x.key() for x in (run, *others, score, *scores)} & set(keys)
 
 
+def test_scores_on_the_way_do_not_disturb_training(tmp_path, monkeypatch):
+    """Measured while training, or in a second pass over a finished run: same scores, same weights."""
+    run = Run("H", "sept", 7, overrides=(("lr", 3e-3), *TINY))
+    early, late = (Score(run, "toy:dev:1", 1.0, 4, at=at) for at in (1, 2))
+    last = Score(run, "toy:dev:1", 1.0, 4)
+    weights, tables = [], []
+    for name, order in (("together", [[early, late, last]]), ("apart", [[last], [early, late]])):
+        monkeypatch.setenv("SEPT_RESULTS", str(tmp_path / name))
+        for wanted in order:
+            compute(wanted, workers=1)
+        weights.append((run_folder(run) / "final" / "model.safetensors").read_bytes())
+        tables.append([score_file(s).read_bytes() for s in (early, late, last)])
+        assert not list((tmp_path / name).glob("again-*")), "the second pass is thrown away"
+    assert weights[0] == weights[1]
+    assert tables[0] == tables[1]
+    assert tables[0][1] == tables[0][2] != tables[0][0], "after the last round is the end"
+    with pytest.raises(SeptError, match="2 rounds only"):
+        compute([Score(run, "toy:dev:1", 1.0, 4, at=3)], workers=1)
+
+
+def test_a_store_of_another_version_is_refused(monkeypatch):
+    wanted = [Score("H", "toy:dev:1", 0.0, 1)]
+    compute(wanted, workers=1)
+    monkeypatch.setattr(experiments, "RESULTS_VERSION", config.RESULTS_VERSION + 1)
+    with pytest.raises(SeptError, match="results version .*move it away"):
+        compute(wanted, workers=1)
+
+
 def test_a_missing_result_says_so():
     with pytest.raises(SeptError, match="missing"):
         counts(Score("H", "toy:dev:3", 1.0, 4))
@@ -82,7 +110,7 @@ def test_a_missing_result_says_so():
 def test_arms_that_coincide_are_trained_once(monkeypatch):
     """With the paper's annealed schedule in every arm, `sept` and `sept-annealed` are one run."""
     trained = []
-    monkeypatch.setattr(experiments, "_train_job", lambda run: trained.append(run.arm))
+    monkeypatch.setattr(experiments, "_train_job", lambda job: trained.append(job[0].arm))
     monkeypatch.setattr(experiments, "_score_job", lambda score: None)
     extra = (("tau_s_schedule", "linear"), *TINY)
     runs = [Run("H", arm, 7, overrides=tuple(sorted(extra))) for arm in ("sept", "sept-annealed")]
@@ -159,7 +187,7 @@ def test_notebooks_are_thin(name):
 def test_undeclared_parameters_are_an_error(tmp_path):
     pytest.importorskip("papermill")
     with pytest.raises(SeptError, match="profil_name.*not declared"):
-        experiments.run_notebooks("smoke", tmp_path / "out", "01", {"profil_name": "x"})
+        runner.run_notebooks("smoke", tmp_path / "out", "01", {"profil_name": "x"})
 
 
 def test_readme_numbers_are_those_of_the_committed_tables():

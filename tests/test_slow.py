@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sept import pretrain as pt
-from sept.experiments import notebooks_dir
 from sept.policy import BASES, load_policy
+from sept.runner import notebooks_dir
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,126 @@
+"""Executing notebooks with papermill, with progress and what each of them costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .config import SeptError
+from .experiments import profile, results_dir
+from .provenance import write_json
+
+
+def notebooks_dir() -> Path:
+    """The checkout's notebooks. SeptError when the package runs without a checkout."""
+    folder = Path(__file__).parent.parent / "notebooks"
+    if not folder.is_dir():
+        raise SeptError("the notebooks are not installed with the package: run this in a checkout")
+    return folder
+
+
+def run_notebooks(
+    profile_name: str, out: Path, only: str = "", parameters: dict[str, Any] | None = None
+) -> list[Path]:
+    """Execute the profile's notebooks with papermill; returns the executed copies.
+
+    Parameters that a notebook does not declare are an error: papermill would ignore them. Core-minutes
+    of everything that a notebook asked for, done now or earlier, go to `minutes.json` beside the
+    figures; the committed file of a profile is what is announced beforehand.
+    """
+    import papermill
+
+    # Kernels run in the checkout; the store stays where the command was given.
+    os.environ["SEPT_RESULTS"] = str(results_dir().resolve())
+    wanted = tuple(filter(None, (only or profile(profile_name).notebooks).split(",")))
+    paths = [p for p in sorted(notebooks_dir().glob("*.ipynb")) if not wanted or p.name.startswith(wanted)]
+    if not paths:
+        raise SeptError(f"notebooks: none begins with {only!r}; see {notebooks_dir().name}/")
+    expected = _read_minutes(notebooks_dir().parent / "figures" / profile_name / "minutes.json")
+    known = {path.stem: expected[path.stem] for path in paths if path.stem in expected}
+    for name, cost in known.items():
+        print(f"{name:<28}{cost:6.1f} core-minutes from nothing", file=sys.stderr)
+    executed, minutes_file = [], out / "minutes.json"
+    for number, path in enumerate(paths, 1):
+        given = {"profile": profile_name, "out_dir": str(out.resolve()), **(parameters or {})}
+        declared = papermill.inspect_notebook(str(path))
+        unknown = sorted(set(given) - set(declared))
+        if unknown:
+            raise SeptError(
+                f"notebook {path.name}: parameter {unknown[0]!r} is not declared; it has "
+                f"{', '.join(sorted(declared))}"
+            )
+        target = out / "notebooks" / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shown = f"[{number}/{len(paths)}] {path.name}"
+        os.environ["SEPT_NOTEBOOK"] = path.stem
+        account = results_dir() / f"cost-{path.stem}.json"
+        account.unlink(missing_ok=True)
+        try:
+            with _watched(shown):
+                papermill.execute_notebook(
+                    str(path),
+                    str(target),
+                    given,
+                    cwd=str(notebooks_dir().parent),
+                    kernel_name="python3",
+                    progress_bar=False,
+                    extra_arguments=["--log-level=50"],  # it remarks on its own transport and end
+                )
+        except papermill.PapermillExecutionError as error:
+            raise SeptError(
+                f"notebook {path.name}: cell {error.exec_count} failed with {error.ename}: "
+                f"{error.evalue}; see {target}"
+            ) from None
+        executed.append(target)
+        seconds = json.loads(account.read_text()) if account.is_file() else {}
+        minutes = {**_read_minutes(minutes_file), path.stem: round(sum(seconds.values()) / 60, 1)}
+        write_json(minutes_file, dict(sorted(minutes.items())))
+    return executed
+
+
+def _read_minutes(path: Path) -> dict[str, float]:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+@contextmanager
+def _watched(label: str) -> Iterator[None]:
+    """Show the time and what the results store says is going on, on one line or, in a log, now and then.
+
+    A notebook's own progress bars stay inside it, so its kernel leaves notes in the store.
+    """
+    started, stop = time.monotonic(), threading.Event()
+    live = sys.stderr.isatty()
+
+    def line() -> str:
+        parts = [label, f"{time.monotonic() - started:.0f} s"]
+        try:
+            note = json.loads((results_dir() / "progress.json").read_text())
+            left = f", {note['minutes_left']} min left" if "minutes_left" in note else ""
+            parts.append(f"{note['label']} {note['done']}/{note['total']}{left}")
+            rounds = [p.read_text() for p in results_dir().glob("train-*/progress")]
+            parts += [f"rounds {', '.join(rounds)}"] if rounds else []
+        except (OSError, ValueError):
+            pass
+        return "   ".join(parts)
+
+    def watch() -> None:
+        while not stop.wait(1 if live else 20):
+            end = "" if live else "\n"
+            print(("\r\033[K" if live else "") + line(), end=end, file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        clear = "\r\033[K" if live else ""
+        print(f"{clear}{label}   {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)

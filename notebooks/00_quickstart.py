@@ -81,10 +81,8 @@ shown = {
     "length": "length (tokens)",
 }
 table = experiments.training_table([run], shown)
-fig = figures_training.figure_training(table)
 provenance = {**environment(), "profile": profile, "seeds": [run.seed], "config": run.config().key()}
-figures.save_figure(fig, "quickstart_training", table, out_dir, provenance)
-fig
+figures.save_figure(figures_training.figure_training, "quickstart_training", table, out_dir, provenance)
 
 # %% [markdown]
 # Three things happen together. Answers get better. Entropy falls: an ideal round would multiply

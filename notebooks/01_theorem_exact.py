@@ -84,9 +84,7 @@ report.style.format({"residual": "{:.1e}", "tolerance": "{:.0e}"}).hide(axis="in
 
 # %%
 margin_table = pd.DataFrame(statements.margin_rows(tree, logits, (0.3, 0.6, 1.0, 1.4)))
-fig = figures_theory.figure_margins(margin_table)
-save_figure(fig, "theorem_margins", margin_table, out_dir=out_dir, provenance=provenance)
-fig
+save_figure(figures_theory.figure_margins, "theorem_margins", margin_table, out_dir, provenance)
 
 # %% [markdown]
 # ## Rounds multiply
@@ -105,9 +103,7 @@ schedules = {
     "inverted": [(1.4, 1.0)] * rounds,
 }
 round_table = pd.DataFrame(statements.round_rows(tree, logits, schedules))
-fig = figures_theory.figure_rounds(round_table)
-save_figure(fig, "theorem_rounds", round_table, out_dir=out_dir, provenance=provenance)
-fig
+save_figure(figures_theory.figure_rounds, "theorem_rounds", round_table, out_dir, provenance)
 
 # %% [markdown]
 # ## With finitely many samples
@@ -122,9 +118,7 @@ fig
 teacher = tabular.token_probs(logits[0], 0.6)
 sizes = [2**k for k in range(11, 18)]
 sample_table = pd.DataFrame(statements.finite_sample_rows(teacher, sizes, 1.0, repetitions, seed))
-fig = figures_theory.figure_finite_sample(sample_table)
-save_figure(fig, "theorem_finite_sample", sample_table, out_dir=out_dir, provenance=provenance)
-fig
+save_figure(figures_theory.figure_finite_sample, "theorem_finite_sample", sample_table, out_dir, provenance)
 
 # %% [markdown]
 # ## The loss must be a sum
@@ -142,9 +136,7 @@ fig
 bend_table = pd.DataFrame(statements.normalisation_rows(tree, logits, 0.6, 1.0, (4, 32, 64)))
 shown = bend_table[(bend_table["reduction"] != "token") | ~(bend_table["batch"] < 64)]
 shown = shown[(shown["reduction"] != "microbatch-token") | (shown["batch"] < 64)]
-fig = figures_theory.figure_normalisations(shown)
-save_figure(fig, "theorem_normalisations", bend_table, out_dir=out_dir, provenance=provenance)
-fig
+save_figure(figures_theory.figure_normalisations, "theorem_normalisations", shown, out_dir, provenance)
 
 # %% [markdown]
 # ## What to remember

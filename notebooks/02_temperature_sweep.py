@@ -51,9 +51,7 @@ figures.use_style()
 experiments.compute([scale.score(scale.model, tau) for tau in scale.temperatures], label="base")
 sweep = {tau: experiments.scores(scale.score(scale.model, tau)) for tau in scale.temperatures}
 table = sweep_table(sweep)
-fig = figures.figure_1a_beside(table, measured)
-figures.save_figure(fig, "figure_1a", table, out_dir, provenance)
-fig
+figures.save_figure(figures.figure_1a_beside, "figure_1a", table, out_dir, provenance, measured=measured)
 
 # %% [markdown]
 # Cold decoding picks the model's favourite answer again and again: good if the favourite is right,
@@ -86,9 +84,7 @@ for tau in scale.temperatures:
         scored = [experiments.scores(s) for s in wanted[arm, tau]]
         rows += summary_rows(scored, method=experiments.ARM_NAMES[arm], temperature=tau)
 table = pd.DataFrame(rows)
-fig = figures.figure_6(table, measured)
-figures.save_figure(fig, "figure_6", table, out_dir, provenance)
-fig
+figures.save_figure(figures.figure_6, "figure_6", table, out_dir, provenance, measured=measured)
 
 # %% [markdown]
 # Compare the curves at *their own* best temperatures, not only at 1: if training had only moved the

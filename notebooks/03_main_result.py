@@ -85,9 +85,7 @@ shown = {
     "length": "length (tokens)",
 }
 curves = experiments.training_table([r for arm in arms for r in runs[arm]], shown)
-fig = figures_training.figure_training(curves)
-figures.save_figure(fig, "training_curves", curves, out_dir, provenance)
-fig
+figures.save_figure(figures_training.figure_training, "training_curves", curves, out_dir, provenance)
 
 # %% [markdown]
 # ## Figure 1c
@@ -99,9 +97,7 @@ fig
 reference = test[t_test]
 named = {experiments.ARM_NAMES[arm]: scored[arm] for arm in arms}
 table = comparison_table(baselines, named)
-fig = figures.figure_1c(table, measured)
-figures.save_figure(fig, "figure_1c", table, out_dir, provenance)
-fig
+figures.save_figure(figures.figure_1c, "figure_1c", table, out_dir, provenance, measured=measured)
 
 # %% [markdown]
 # ## Table 1

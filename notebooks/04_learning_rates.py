@@ -62,9 +62,14 @@ untrained = {
     "Baseline at 1": 100 * family_means(sweep[1.0])["AVG"],
     "Baseline at its best T": 100 * family_means(sweep[best_temperature(sweep)])["AVG"],
 }
-fig = figures_training.figure_learning_rates(table, untrained)
-figures.save_figure(fig, "learning_rates", table, out_dir, provenance)
-fig
+figures.save_figure(
+    figures_training.figure_learning_rates,
+    "learning_rates",
+    table,
+    out_dir,
+    provenance,
+    untrained=untrained,
+)
 
 # %% [markdown]
 # Points are means over the tuning seeds, bars span them. Left: the arms whose samples are sharper than

@@ -61,9 +61,7 @@ shown = {
     "length": "length (tokens)",
 }
 curves = experiments.training_table([r for arm in arms for r in runs[arm]], shown)
-fig = figures_training.figure_training(curves)
-figures.save_figure(fig, "table_4_training", curves, out_dir, provenance)
-fig
+figures.save_figure(figures_training.figure_training, "table_4_training", curves, out_dir, provenance)
 
 # %% [markdown]
 # The offline sampler never changes, so its answers stay as good and as long as the untrained model's at

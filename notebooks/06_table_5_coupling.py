@@ -54,9 +54,7 @@ scored = {arm: [experiments.scores(scale.score(r)) for r in runs[arm]] for arm i
 # %%
 shown = {"accuracy": "right answers at tau_s (share)", "entropy": "entropy (nats)"}
 curves = experiments.training_table([r for arm in arms for r in runs[arm]], shown)
-fig = figures_training.figure_training(curves)
-figures.save_figure(fig, "table_5_training", curves, out_dir, provenance)
-fig
+figures.save_figure(figures_training.figure_training, "table_5_training", curves, out_dir, provenance)
 
 # %% [markdown]
 # ## Table 5

@@ -17,6 +17,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 from sept import published
+from sept.config import SeptError
 
 try:
     import matplotlib
@@ -108,18 +110,26 @@ def use_style() -> None:
 
 
 def save_figure(
-    fig: Figure, name: str, table: pd.DataFrame, out_dir: str | Path, provenance: Mapping[str, Any]
-) -> list[Path]:
-    """Write `name`.csv, .png and .pdf to `out_dir` and return the three paths.
+    draw: Callable[..., Figure],
+    name: str,
+    table: pd.DataFrame,
+    out_dir: str | Path,
+    provenance: Mapping[str, Any],
+    **options: Any,
+) -> Figure:
+    """Draw `draw(table, **options)` and write `name`.csv, .png and .pdf to `out_dir`.
 
-    `provenance` (commit, config hash, seeds, versions) goes into the metadata of both drawings as
-    JSON: PNG key `Description`, PDF key `Subject`. The same figure and provenance give the same
-    bytes, since no date is written. A file is replaced whole or not at all.
+    `provenance` (commit, config hash, seeds, versions), the drawing function's name and its options (things
+    that JSON can hold) go into the metadata of both drawings: PNG key `Description`, PDF key `Subject`. So a
+    picture and its table are enough to draw it again (`redraw`). The same input gives the same bytes,
+    since no date is written. A file is replaced whole or not at all.
     """
-    use_style()
+    fig = draw(table, **options)
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    record = json.dumps(dict(provenance), sort_keys=True, default=str)
+    drawn_by = f"{draw.__module__.removeprefix('sept.')}.{draw.__name__}"
+    described = {**provenance, "drawn_by": drawn_by, "options": options}
+    record = json.dumps(described, sort_keys=True, default=str)
     png = {"Title": name, "Description": record, "Software": None}
     pdf = {"Title": name, "Subject": record, "CreationDate": None}
     writers: dict[str, Callable[[Path], Any]] = {
@@ -127,17 +137,35 @@ def save_figure(
         "png": partial(fig.savefig, format="png", metadata=png),
         "pdf": partial(fig.savefig, format="pdf", metadata=pdf),
     }
-    paths = []
     for suffix, write in writers.items():
-        path = folder / f"{name}.{suffix}"
         scratch = folder / f".{name}.{suffix}.{os.getpid()}.tmp"
         try:
             write(scratch)
-            os.replace(scratch, path)
+            os.replace(scratch, folder / f"{name}.{suffix}")
         finally:
             scratch.unlink(missing_ok=True)
-        paths.append(path)
-    return paths
+    return fig
+
+
+def redraw(folder: str | Path, out_dir: str | Path) -> list[str]:
+    """Draw every figure in `folder` again, from the table beside it and nothing else; their names."""
+    from PIL import Image
+
+    use_style()
+    names = []
+    for path in sorted(Path(folder).glob("*.png")):
+        with Image.open(path) as image:
+            record = json.loads(image.text.get("Description", "{}"))  # type: ignore[attr-defined]
+        module, _, function = record.pop("drawn_by", ".").partition(".")
+        if not (module.startswith("figures") and function.startswith("figure_")):
+            raise SeptError(f"figure {str(path)!r}: its metadata name no drawing function of this package")
+        draw = getattr(import_module(f"sept.{module}"), function)
+        options = record.pop("options", {})
+        save_figure(draw, path.stem, pd.read_csv(path.with_suffix(".csv")), out_dir, record, **options)
+        names.append(path.stem)
+    if not names:
+        raise SeptError(f"folder {str(folder)!r}: no figures to draw again; run `sept figures` first")
+    return names
 
 
 # ----------------------------------------------------------------------------------------- helpers

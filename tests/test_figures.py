@@ -12,8 +12,10 @@ pytest.importorskip("matplotlib")
 from matplotlib import colors as mcolors
 from matplotlib.figure import Figure
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from sept import figures, figures_training, published, tables
+from sept.config import SeptError
 
 PROVENANCE = {"commit": "0123abc (dirty)", "config": "9f", "seeds": [0, 1], "torch": "2.13.0"}
 TEMPERATURES = (0.0, 0.5, 1.0, 1.5)
@@ -90,14 +92,17 @@ def _panels(fig: Figure) -> list:
 def test_draws_and_saves(name, fixture, columns, panels, request, tmp_path):
     table = request.getfixturevalue(fixture)
     before = table.copy()
-    fig = (getattr(figures, name, None) or getattr(figures_training, name))(table)
+    draw = getattr(figures, name, None) or getattr(figures_training, name)
+    fig = figures.save_figure(draw, name, table, tmp_path, PROVENANCE)
     assert isinstance(fig, Figure)
     assert len(_panels(fig)) == panels
-    paths = figures.save_figure(fig, name, table, tmp_path, PROVENANCE)
-    assert [p.name for p in paths] == [f"{name}.csv", f"{name}.png", f"{name}.pdf"]
-    assert sorted(tmp_path.iterdir()) == sorted(paths)  # no scratch file is left
+    paths = sorted(tmp_path.iterdir())
+    assert [p.name for p in paths] == [f"{name}.csv", f"{name}.pdf", f"{name}.png"]  # no scratch file
     pd.testing.assert_frame_equal(table, before)  # the caller's table is not touched
     pd.testing.assert_frame_equal(pd.read_csv(paths[0]), table, check_dtype=False)
+    # A picture and its table are enough to draw it again, to the byte.
+    assert figures.redraw(tmp_path, tmp_path / "again") == [name]
+    assert all(p.read_bytes() == (tmp_path / "again" / p.name).read_bytes() for p in paths)
 
 
 @pytest.mark.parametrize(("name", "fixture", "columns", "panels"), DRAWINGS)
@@ -116,41 +121,52 @@ def test_broken_tables_are_refused_by_column(name, fixture, columns, panels, req
 
 
 def test_metadata_can_be_read_back(methods, tmp_path):
-    fig = figures.figure_6(methods)
-    _, png, pdf = figures.save_figure(fig, "figure_6", methods, tmp_path, PROVENANCE)
+    figures.save_figure(figures.figure_6, "figure_6", methods, tmp_path, PROVENANCE, measured="mine")
+    png, pdf = tmp_path / "figure_6.png", tmp_path / "figure_6.pdf"
+    record = {**PROVENANCE, "drawn_by": "figures.figure_6", "options": {"measured": "mine"}}
     with Image.open(png) as image:
         assert image.text["Title"] == "figure_6"
-        assert json.loads(image.text["Description"]) == PROVENANCE
+        assert json.loads(image.text["Description"]) == record
         assert image.width == round(figures.PAGE * 200)
     raw = pdf.read_bytes()
     subject = re.search(rb"/Subject \((.*?[^\\])\)\s", raw, re.DOTALL)
     assert subject is not None
-    assert json.loads(re.sub(rb"\\([()\\])", rb"\1", subject[1])) == PROVENANCE
+    assert json.loads(re.sub(rb"\\([()\\])", rb"\1", subject[1])) == record
     assert b"CreationDate" not in raw
     assert b"/FontFile2" in raw and b"/Type3" not in raw  # embedded TrueType
 
 
 def test_same_table_same_bytes(sweep, tmp_path):
     for folder in ("one", "two"):
-        fig = figures.figure_1a(sweep)
-        figures.save_figure(fig, "figure_1a", sweep, tmp_path / folder, PROVENANCE)
+        figures.save_figure(figures.figure_1a, "figure_1a", sweep, tmp_path / folder, PROVENANCE)
     for suffix in ("csv", "png", "pdf"):
         one, two = (tmp_path / f / f"figure_1a.{suffix}" for f in ("one", "two"))
         assert one.read_bytes() == two.read_bytes(), suffix
 
 
-def test_a_failed_write_keeps_the_old_file(sweep, tmp_path, monkeypatch):
-    fig = figures.figure_1a(sweep)
-    paths = figures.save_figure(fig, "figure_1a", sweep, tmp_path, PROVENANCE)
-    old = {p: p.read_bytes() for p in paths}
+def test_redraw_takes_only_this_package_s_drawings(sweep, tmp_path):
+    with pytest.raises(SeptError, match="no figures"):
+        figures.redraw(tmp_path, tmp_path)
+    figures.save_figure(figures.figure_1a, "figure_1a", sweep, tmp_path, {})
+    with Image.open(tmp_path / "figure_1a.png") as image:
+        text = PngInfo()
+        text.add_text("Description", json.dumps({"drawn_by": "os.system", "options": {}}))
+        image.save(tmp_path / "figure_1a.png", pnginfo=text)
+    with pytest.raises(SeptError, match="figure_1a.png.*name no drawing"):
+        figures.redraw(tmp_path, tmp_path)
 
-    def broken(path, **_):
+
+def test_a_failed_write_keeps_the_old_file(sweep, tmp_path, monkeypatch):
+    figures.save_figure(figures.figure_1a, "figure_1a", sweep, tmp_path, PROVENANCE)
+    old = {p: p.read_bytes() for p in sorted(tmp_path.iterdir())}
+
+    def broken(_, path, **__):
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(fig, "savefig", broken)
+    monkeypatch.setattr(Figure, "savefig", broken)
     with pytest.raises(OSError, match="disk full"):
-        figures.save_figure(fig, "figure_1a", sweep, tmp_path, PROVENANCE)
+        figures.save_figure(figures.figure_1a, "figure_1a", sweep, tmp_path, PROVENANCE)
     assert {p: p.read_bytes() for p in sorted(tmp_path.iterdir())} == old
 
 

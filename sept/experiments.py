@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -42,8 +42,16 @@ class Profile:
     """Questions that anything is chosen on."""
     train: str = "toy:train"
     """Questions that are trained on."""
+    other_train: str = "toy:train:add3+add4+add5"
+    """Another set of training questions, of other composition (the paper's OTM beside DSR)."""
+    curve: str = "toy:test:24"
+    """Questions that are scored again and again while a run trains."""
     model: str = "H"
     """Shipped base, folder or hub id."""
+    others: tuple[str, ...] = ("I", "F", "E")
+    """Models of other character: instruction-tuned, nothing to gain, failing."""
+    rounds_G: int | None = 60
+    """Rounds of the runs with more than one answer per question; None: all."""
     n: int = 32
     """Samples per question."""
     max_new_tokens: int = 56
@@ -66,14 +74,27 @@ class Profile:
         return f"{'embedded base ' * (BASES / self.model).is_dir()}{self.model}, {shown} parameters"
 
     def runs(
-        self, arm: str, count: int | None = None, seeds: tuple[int, ...] = (), **overrides: Any
+        self,
+        arm: str,
+        count: int | None = None,
+        seeds: tuple[int, ...] = (),
+        model: str = "",
+        train: str = "",
+        **overrides: Any,
     ) -> list[Run]:
         """An arm's runs, one per seed: the reported seeds, or the first `count` of them, or `seeds`."""
         overrides = {**self.train_overrides, **overrides}
         if arm == "grpo" and "questions" in overrides:  # as many answers a round, in groups of G
             overrides |= {"questions": overrides["questions"] // 8, "mini_batch": 1}
         pairs = tuple(sorted({"max_new_tokens": self.max_new_tokens, **overrides}.items()))
-        return [Run(self.model, arm, seed, self.train, pairs) for seed in (seeds or self.seeds)[:count]]
+        where = model or self.model, train or self.train
+        return [Run(where[0], arm, seed, where[1], pairs) for seed in (seeds or self.seeds)[:count]]
+
+    def points(self, run: Run, parts: int = 10) -> list[Score]:
+        """Scores of a run after each of `parts` equal stretches of it, on the questions of curves."""
+        rounds = run.config().rounds
+        at = sorted({max(1, rounds * i // parts) for i in range(1, parts + 1)})
+        return [replace(self.score(run, 1.0, self.curve), at=r) for r in at]
 
     def score(self, model: str | Run, tau: float = 1.0, problems: str | None = None) -> Score:
         """A score at this scale, on the test questions unless told otherwise."""
@@ -88,6 +109,9 @@ PROFILES = {
         temperatures=(0.0, 0.6, 1.0),
         test="toy:test:2",
         dev="toy:dev:2",
+        curve="toy:test:2",
+        others=("E",),
+        rounds_G=3,
         train_overrides={"rounds": 3, "warmup": 0, "questions": 16, "mini_batch": 8},
         tuning_seeds=(900,),
         rates=(1e-4, 3e-4),
@@ -104,6 +128,10 @@ PROFILES = {
         test="problems/test.jsonl",
         dev="problems/dev.jsonl",
         train="problems/train.jsonl",
+        other_train="problems/other_train.jsonl",
+        curve="problems/test.jsonl",
+        others=("Qwen/Qwen2.5-1.5B-Instruct",),
+        rounds_G=None,
         max_new_tokens=1024,
         train_overrides={"rounds": 50, "lr": 1e-6, "micro_batch": 4, "gradient_checkpointing": True},
     ),
@@ -114,6 +142,14 @@ PROFILES = {
         test="problems/test.jsonl",
         dev="problems/dev.jsonl",
         train="problems/train.jsonl",
+        other_train="problems/other_train.jsonl",
+        curve="problems/test.jsonl",
+        others=(
+            "Qwen/Qwen2.5-7B-Instruct",
+            "deepseek-ai/deepseek-math-7b-instruct",
+            "meta-llama/Llama-3.1-8B-Instruct",
+        ),
+        rounds_G=None,
         max_new_tokens=3072,
         train_overrides={
             "rounds": 942,

@@ -13,7 +13,7 @@ from .config import PRESETS, SeptError, preset
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-Model = Annotated[str, typer.Option(help="Shipped base (F, H, E), folder, or hub id.")]
+Model = Annotated[str, typer.Option(help="Shipped base (F, H, E, I), folder, or hub id.")]
 Problems = Annotated[str, typer.Option(help="toy:test, toy:dev, toy:train[:families][:n], or a file.")]
 Length = Annotated[int | None, typer.Option(help="Response limit; default 56 on toy questions, else 1024.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.")]
@@ -65,7 +65,7 @@ def _set_up(threads: int, json_: Path | None = None) -> None:
 
 @app.command()
 def pretrain(
-    base: Annotated[str, typer.Option(help="Recipe: F, H or E.")],
+    base: Annotated[str, typer.Option(help="Recipe: F, H, E or I.")],
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")],
     threads: Threads = 1,
 ) -> None:

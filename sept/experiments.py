@@ -50,6 +50,8 @@ class Profile:
     """Shipped base, folder or hub id."""
     others: tuple[str, ...] = ("I", "F", "E")
     """Models of other character: instruction-tuned, nothing to gain, failing."""
+    others_temperatures: tuple[float, ...] = ()
+    """Decoding temperatures of their sweeps; empty: the same."""
     rounds_G: int | None = 60
     """Rounds of the runs with more than one answer per question; None: all."""
     n: int = 32
@@ -119,7 +121,9 @@ PROFILES = {
     "quick": Profile(
         seeds=(100,), temperatures=_COARSE, test="toy:test:24", dev="toy:dev:16", notebooks="00,01,02,03"
     ),
-    "laptop": Profile(seeds=(100, 101, 102, 103, 104), temperatures=_TENTHS),
+    "laptop": Profile(
+        seeds=(100, 101, 102, 103, 104), temperatures=_TENTHS, others_temperatures=_TENTHS[::2]
+    ),
     # The same notebooks on a hub model and on problem files of your own (columns prompt and answer).
     "gpu": Profile(
         seeds=(100,),

@@ -34,6 +34,8 @@ class Recipe:
     """How a base is made: model size, stages, seed. Everything that determines its weights."""
 
     stages: tuple[Stage, ...]
+    start: str = ""
+    """A shipped base to go on from; empty: an untrained model."""
     hidden: int = 96
     layers: int = 3
     mlp: int = 256
@@ -48,11 +50,13 @@ RECIPES = {
     "F": Recipe((_WELL,)),
     "H": Recipe((_WELL, Stage(1_000, 1_500_000, (0.05, 0.2, 0.5), 1.5e-3))),
     "E": Recipe((Stage(0, 2_000_000, (0.05, 0.2, 0.5), 2.5e-3),)),
+    "I": Recipe((Stage(100, 150_000, (0.0, 0.0, 0.0), 5e-4),), start="H", seed=3),
 }
 DESCRIPTIONS = {
     "F": "well trained: several passes over a mostly right corpus",
     "H": "F that went on to memorise a small noisy corpus: much of its error is prompt-specific",
     "E": "under-trained: fresh noisy documents, stopped early",
+    "I": "H fine-tuned on a hundred right answers, as instruction tuning is done: flat over temperatures",
 }
 
 
@@ -113,8 +117,10 @@ def pretrain(
     """
     import torch
 
+    from .policy import load_policy
+
     tokenizer = build_tokenizer()
-    model = build_model(recipe)
+    model = load_policy(recipe.start).model if recipe.start else build_model(recipe)
     index = {token: i for i, token in enumerate(VOCABULARY)}
     total = sum(stage.tokens for stage in recipe.stages)
     log: list[dict[str, float]] = []
@@ -189,7 +195,7 @@ def write_card(folder: Path, base: str, log: list[dict[str, float]], questions: 
         means = 100 * family_means(scores)
         cells = " | ".join(f"{means[m]:.1f}" for m in ("pass@1", "pass@8", "pass@32", "AVG"))
         rows.append(f"| {tau} | {cells} |")
-    size = sum(p.numel() for p in policy.model.parameters())
+    size, start = sum(p.numel() for p in policy.model.parameters()), RECIPES[base].start
     recipe = json.dumps(dataclasses.asdict(RECIPES[base]), indent=1)
     ends = {int(row["stage"]): row["loss"] for row in log}
     losses = ", ".join(f"{loss:.3f} after stage {stage + 1}" for stage, loss in ends.items())
@@ -202,7 +208,8 @@ library_name: transformers
 {DESCRIPTIONS[base][0].upper() + DESCRIPTIONS[base][1:]}.
 A Qwen2 model of {size:,} parameters over {len(VOCABULARY)} character tokens that writes out additions
 and subtractions of 3 to 5 digits, reverses and sorts digits.
-It was made from nothing by `sept pretrain --base {base}` on generated documents; it knows nothing else.
+It was made from {f"base {start}" if start else "nothing"} by `sept pretrain --base {base}` on generated
+documents; it knows nothing else.
 
 Training loss (nats per response token, running mean): {losses}. Seed {RECIPES[base].seed}.
 

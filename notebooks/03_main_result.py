@@ -28,14 +28,12 @@ profile = "quick"  # str: scale, one of sept.experiments.PROFILES
 out_dir = "figures/quick"  # str: where figures, tables and the headline numbers go
 
 # %%
-from pathlib import Path
-
 import pandas as pd
 from IPython.display import HTML
 
 from sept import experiments, figures, figures_training, tables
 from sept.evaluation import best_for_each_k, best_temperature, comparison_table, difference, summarise
-from sept.provenance import environment, write_text
+from sept.provenance import environment
 
 scale = experiments.profile(profile)
 arms = ("sept", "sept-annealed", "grpo")
@@ -106,10 +104,7 @@ figures.save_figure(figures.figure_1c, "figure_1c", table, out_dir, provenance, 
 # *paired* difference on the same questions, with its own interval.
 
 # %%
-html, latex = tables.paper_table(1, table, scale.label())
-write_text(Path(out_dir) / "table_1.tex", latex)
-write_text(Path(out_dir) / "table_1.html", html)
-HTML(html)
+HTML(tables.save_table(1, table, out_dir, scale.label()))
 
 # %% [markdown]
 # ## The claim, as a number

@@ -24,13 +24,11 @@ profile = "quick"  # str: scale, one of sept.experiments.PROFILES
 out_dir = "figures/quick"  # str: where figures, tables and the headline numbers go
 
 # %%
-from pathlib import Path
-
 from IPython.display import HTML
 
 from sept import experiments, figures, figures_training, tables
 from sept.evaluation import best_temperature, comparison_table, difference, summarise
-from sept.provenance import environment, write_text
+from sept.provenance import environment
 
 scale = experiments.profile(profile)
 arms = ("inverted", "coupled", "coupled-tau_s", "sept")
@@ -63,11 +61,7 @@ figures.save_figure(figures_training.figure_training, "table_5_training", curves
 best = best_temperature(sweep)
 baselines = {f"Baseline (T = {best})": sweep[best], "Baseline (T = 1.0)": sweep[1.0]}
 table = comparison_table(baselines, {experiments.ARM_NAMES[arm]: scored[arm] for arm in arms})
-html, latex = tables.paper_table(5, table, scale.label())
-write_text(Path(out_dir) / "table_5.tex", latex)
-write_text(Path(out_dir) / "table_5.html", html)
-write_text(Path(out_dir) / "table_5.csv", table.to_csv(index=False))
-HTML(html)
+HTML(tables.save_table(5, table, out_dir, scale.label()))
 
 # %%
 headline = {"seeds": len(scale.seeds)}

@@ -19,7 +19,9 @@ from .problems import ProblemSet, check_lengths
 from .sampling import Rollouts, Sampler
 
 AVG_KS = (1, 8, 32)
-METRICS = ("pass@1", "pass@8", "pass@32", "AVG")
+DETAIL_KS = (1, 2, 4, 8, 16, 32)
+METRICS = (*(f"pass@{k}" for k in DETAIL_KS), "AVG")
+"""Whatever of these a table of scores holds is averaged, resampled and compared."""
 
 
 def pass_at_k(n: int, c: Any, k: int) -> np.ndarray:
@@ -36,8 +38,8 @@ def pass_at_k(n: int, c: Any, k: int) -> np.ndarray:
     return 1.0 - miss
 
 
-def question_scores(counts: pd.DataFrame, greedy: bool = False) -> pd.DataFrame:
-    """Per question: pass@1, pass@8, pass@32 (those with k <= n) and AVG, as shares of 1.
+def question_scores(counts: pd.DataFrame, greedy: bool = False, ks: Sequence[int] = AVG_KS) -> pd.DataFrame:
+    """Per question: pass@k for the `ks` that are at most n, and AVG (of k = 1, 8, 32), as shares of 1.
 
     greedy: one deterministic answer stands for any number of draws, so all pass@k are equal.
     """
@@ -45,7 +47,7 @@ def question_scores(counts: pd.DataFrame, greedy: bool = False) -> pd.DataFrame:
     if (counts["n"] != n).any():
         raise SeptError("counts table: every question needs the same number of samples")
     out = counts[["id", "family"]].copy()
-    for k in AVG_KS:
+    for k in ks:
         if greedy:
             out[f"pass@{k}"] = (counts["c"] > 0).astype(float)
         elif k <= n:
@@ -201,6 +203,23 @@ def comparison_table(
     return pd.DataFrame(rows)
 
 
+def detail_table(arms: dict[str, Sequence[pd.DataFrame]], greedy: Sequence[str] = ()) -> pd.DataFrame:
+    """Long table method, family, metric (pass@1, 2, ... 32), value, lo, hi: one family at a time.
+
+    arms: name -> counts tables, one per seed. greedy: names of arms with one greedy answer.
+    """
+    rows = []
+    for method, tables in arms.items():
+        runs = [
+            question_scores(t, method in greedy, DETAIL_KS).drop(columns="AVG", errors="ignore")
+            for t in tables
+        ]
+        for family in runs[0]["family"].unique():
+            parts = [r[r["family"] == family].reset_index(drop=True) for r in runs]
+            rows += summary_rows(parts, method=method, family=family)
+    return pd.DataFrame(rows)
+
+
 def sweep_table(sweep: dict[float, pd.DataFrame]) -> pd.DataFrame:
     """Long table of a sweep {temperature: question_scores}: every family and their `Mean`."""
     rows = []
@@ -218,7 +237,7 @@ def best_for_each_k(sweep: dict[float, pd.DataFrame]) -> pd.DataFrame:
     Returns question_scores whose columns may stem from different temperatures; AVG is their mean.
     """
     out = next(iter(sweep.values()))[["id", "family"]].copy()
-    metrics = [m for m in METRICS[:-1] if all(m in s for t, s in sweep.items() if t > 0)]
+    metrics = [f"pass@{k}" for k in AVG_KS if all(f"pass@{k}" in s for t, s in sweep.items() if t > 0)]
     for metric in metrics:
         out[metric] = sweep[best_temperature(sweep, metric)][metric].to_numpy()
     out["AVG"] = out[metrics].mean(axis=1)

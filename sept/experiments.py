@@ -52,7 +52,7 @@ class Profile:
     """Models of other character: instruction-tuned, nothing to gain, failing."""
     others_temperatures: tuple[float, ...] = ()
     """Decoding temperatures of their sweeps; empty: the same."""
-    rounds_G: int | None = 60
+    rounds_many: int | None = 60
     """Rounds of the runs with more than one answer per question; None: all."""
     n: int = 32
     """Samples per question."""
@@ -113,7 +113,7 @@ PROFILES = {
         dev="toy:dev:2",
         curve="toy:test:2",
         others=("E",),
-        rounds_G=3,
+        rounds_many=3,
         train_overrides={"rounds": 3, "warmup": 0, "questions": 16, "mini_batch": 8},
         tuning_seeds=(900,),
         rates=(1e-4, 3e-4),
@@ -135,7 +135,7 @@ PROFILES = {
         other_train="problems/other_train.jsonl",
         curve="problems/test.jsonl",
         others=("Qwen/Qwen2.5-1.5B-Instruct",),
-        rounds_G=None,
+        rounds_many=None,
         max_new_tokens=1024,
         train_overrides={"rounds": 50, "lr": 1e-6, "micro_batch": 4, "gradient_checkpointing": True},
     ),
@@ -153,7 +153,7 @@ PROFILES = {
             "deepseek-ai/deepseek-math-7b-instruct",
             "meta-llama/Llama-3.1-8B-Instruct",
         ),
-        rounds_G=None,
+        rounds_many=None,
         max_new_tokens=3072,
         train_overrides={
             "rounds": 942,

@@ -33,7 +33,7 @@ from .checkpoints import (
     write_rows,
 )
 from .config import RESULTS_VERSION, Config, SeptError
-from .evaluation import METRICS, evaluate, family_means, question_scores
+from .evaluation import evaluate, family_means, question_scores
 from .grading import grade
 from .policy import Policy, fingerprint, make_batch, response_logits, save_policy
 from .problems import Problem, ProblemSet, check_lengths
@@ -343,7 +343,7 @@ def _dev_scores(config: Config, policy: Policy, dev: ProblemSet) -> dict[str, fl
     sampler = make_sampler(policy)
     counts = evaluate(policy, sampler, dev, 1.0, 32, config.seed, config.max_new_tokens)
     means = family_means(question_scores(counts))
-    return {f"dev {m}": 100 * float(means[m]) for m in METRICS}
+    return {f"dev {m}": 100 * float(value) for m, value in means.items()}
 
 
 def _prepare(model: Any, config: Config) -> Any:

@@ -1,59 +1,121 @@
-"""Tables of the paper, measured above published, as HTML and as LaTeX."""
+"""Tables of the paper, measured above published, as CSV, HTML and LaTeX."""
 
 from __future__ import annotations
 
 import html as html_escape
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
 from . import published
 from .figures import ROW_COLUMNS, TINT, checked, gain_of, reference_of, root_of
+from .provenance import write_text
 
 PAPER_METRICS = ["pass@1", "pass@8", "pass@32", "AVG"]
+Body = list[tuple[str, str, str, list[str]]]
+"""Lines of a table: source (measured or published), model, method, cells."""
 
 
-def paper_table(number: int, table: pd.DataFrame, measured: str = "embedded base") -> tuple[str, str]:
-    """Table 1, 4, 5 or 6 of the paper as (HTML, LaTeX): the measured rows above the published ones.
+def save_table(
+    number: int, table: pd.DataFrame, out_dir: str | Path, measured: str = "embedded base"
+) -> str:
+    """Write table_N.csv, .html and .tex of Table 1 to 12 to `out_dir`; returns the HTML.
 
-    Columns as in `figure_1c`, optionally with delta, delta_lo and delta_hi, a paired difference to
-    the first baseline; without them the difference of the rounded values is shown.
+    Tables 1, 2, 4, 5, 6: columns as in `figure_1c`, optionally with delta, delta_lo and delta_hi (a paired
+    difference to the first baseline; without them the difference of the rounded values is shown) and with
+    `model`, where there are several. Table 3: the same, the metrics being tasks. Tables 7 to 12: the
+    columns of `evaluation.detail_table`, optionally with `model`.
     """
+    if number >= 7:
+        blocks = _detail(number, table, measured)
+    elif number == 3:
+        tasks = list(table["metric"].unique())
+        printed = published.tables().query("table == 3")
+        rows = [
+            ("published", str(m), str(method), [f"{v:.1f}" for v in part["value"]])
+            for (m, method), part in printed.groupby(["model", "method"], sort=False)
+        ]
+        blocks = [
+            (tasks, _measured(3, table, measured, tasks)),
+            (list(printed["benchmark"].unique()), rows),
+        ]
+    else:
+        body = _measured(number, table, measured, PAPER_METRICS) + _printed(number)
+        blocks = [(PAPER_METRICS, body)]
+    folder, name = Path(out_dir), f"table_{number}"
+    html = "\n".join(_html(body, metrics) for metrics, body in blocks)
+    write_text(folder / f"{name}.html", html)
+    write_text(folder / f"{name}.tex", "\n".join(_latex(body, metrics) for metrics, body in blocks))
+    write_text(folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+    return html
+
+
+def _measured(number: int, table: pd.DataFrame, measured: str, metrics: Sequence[str]) -> Body:
     what = f"table_{number}"
     checked(table, what, ROW_COLUMNS)
-    reference = reference_of(table, what)
-    body: list[tuple[str, str, str, list[str]]] = []  # source, model, method, cells
-    for method in table["method"].unique():
-        rows = table[table["method"] == method].set_index("metric")
-        cells = [
-            _cell(rows.loc[m], gain_of(table, method, m, reference), method) if m in rows.index else "-"
-            for m in PAPER_METRICS
-        ]
-        body.append(("measured", measured, method, cells))
-    printed = published.tables().query("table == @number and benchmark == 'mean'")
-    for (model, data), part in printed.groupby(["model", "train_data"], sort=False):
-        rows = part if data == "none" else pd.concat([base_of(printed, model), part])
-        rows = rows.assign(lo=rows["value"], hi=rows["value"])
-        for method, own in part.assign(lo=part["value"], hi=part["value"]).groupby("method", sort=False):
+    body: Body = []
+    table = table if "model" in table else table.assign(model=measured)
+    for model, part in table.groupby("model", sort=False):
+        reference = reference_of(part, what)
+        for method in part["method"].unique():
+            rows = part[part["method"] == method].set_index("metric")
             cells = [
-                _cell(r, gain_of(rows, str(method), r["metric"], "Baseline"), str(method))
+                _cell(rows.loc[m], gain_of(part, method, m, reference), method) if m in rows.index else "-"
+                for m in metrics
+            ]
+            body.append(("measured", str(model), method, cells))
+    return body
+
+
+def _printed(number: int) -> Body:
+    body: Body = []
+    printed = published.tables().query("table == @number and benchmark == 'mean'")
+    printed = printed.assign(lo=printed["value"], hi=printed["value"])
+    for (model, data), part in printed.groupby(["model", "train_data"], sort=False):
+        base = printed[(printed["model"] == model) & (printed["train_data"] == "none")]
+        rows = part if data == "none" else pd.concat([base, part])
+        for method, own in part.groupby("method", sort=False):
+            shown = str(method)
+            if number in (2, 6) and data != "none":
+                shown += f" ({data.replace('-', ' minus ')})"
+            cells = [
+                _cell(r, gain_of(rows, str(method), r["metric"], "Baseline"), shown)
                 for _, r in own.iterrows()
             ]
-            shown = f"{method} ({data})" if number == 6 and data != "none" else str(method)
             body.append(("published", str(model), shown, cells))
-    return _html(body, PAPER_METRICS), _latex(body, PAPER_METRICS)
+    return body
 
 
-def base_of(printed: pd.DataFrame, model: str) -> pd.DataFrame:
-    """The published baseline rows of a model."""
-    return printed[(printed["model"] == model) & (printed["train_data"] == "none")]
+def _detail(number: int, table: pd.DataFrame, measured: str) -> list[tuple[list[str], Body]]:
+    """Benchmark by benchmark: the measured families, then the published rows."""
+    checked(table, f"table_{number}", ("method", "family", *ROW_COLUMNS[1:]))
+    table = table if "model" in table else table.assign(model=measured)
+    printed = published.tables().query("table == @number and benchmark != 'mean'")
+    printed = printed.assign(family=printed["benchmark"], lo=printed["value"], hi=printed["value"])
+    if number in (8, 12):
+        data = " (" + printed["train_data"].str.replace("-", " minus ") + ")"
+        printed = printed.assign(method=printed["method"] + data.where(printed["train_data"] != "none", ""))
+    metrics = [str(m) for m in printed["metric"].unique()]
+    blocks = []
+    for source, part in (("measured", table), ("published", printed)):
+        body: Body = []
+        for (model, method, family), rows in part.groupby(["model", "method", "family"], sort=False):
+            rows = rows.set_index("metric")
+            cells = [_value(rows.loc[m], str(method)) if m in rows.index else "-" for m in metrics]
+            body.append((source, str(model), f"{method}, {family}", cells))
+        blocks.append((metrics, body))
+    return blocks
+
+
+def _value(row: pd.Series, method: str) -> str:
+    text = f"{row['value']:+.1f}" if " minus " in method else f"{row['value']:.1f}"
+    return text + (f" [{row['lo']:.1f}, {row['hi']:.1f}]" if row["hi"] > row["lo"] else "")
 
 
 def _cell(row: pd.Series, gain: float, method: str) -> str:
-    text = f"{row['value']:.1f}"
-    if row["hi"] > row["lo"]:
-        text += f" [{row['lo']:.1f}, {row['hi']:.1f}]"
-    if root_of(method) == "Baseline":
+    text = _value(row, method)
+    if " minus " in method or root_of(method) == "Baseline":
         return text
     if pd.notna(row.get("delta")):
         inside = f"{row['delta']:+.1f}"
@@ -63,7 +125,7 @@ def _cell(row: pd.Series, gain: float, method: str) -> str:
     return f"{text} ({gain:+.1f})"
 
 
-def _html(body: list[tuple[str, str, str, list[str]]], metrics: Sequence[str]) -> str:
+def _html(body: Body, metrics: Sequence[str]) -> str:
     head = "".join(f"<th>{name}</th>" for name in ("", "model", "method", *metrics))
     lines = ["<table>", f"<thead><tr>{head}</tr></thead>", "<tbody>"]
     for source, model, method, cells in body:
@@ -73,7 +135,7 @@ def _html(body: list[tuple[str, str, str, list[str]]], metrics: Sequence[str]) -
     return "\n".join([*lines, "</tbody>", "</table>", ""])
 
 
-def _latex(body: list[tuple[str, str, str, list[str]]], metrics: Sequence[str]) -> str:
+def _latex(body: Body, metrics: Sequence[str]) -> str:
     special = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"})
     lines = [r"\begin{tabular}{lll" + "r" * len(metrics) + "}", r"\toprule"]
     lines += [" & ".join(["", "model", "method", *metrics]) + r" \\"]

@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from sept import figures, figures_training, published, tables
 from sept.config import SeptError
+from sept.evaluation import detail_table
 
 PROVENANCE = {"commit": "0123abc (dirty)", "config": "9f", "seeds": [0, 1], "torch": "2.13.0"}
 TEMPERATURES = (0.0, 0.5, 1.0, 1.5)
@@ -232,8 +233,11 @@ def test_bars_carry_the_gains_the_paper_prints(rows):
     assert texts == ["22.7", "61.0", "43.7", "+16.8", "+6.9", "+11.3", "+21.1", "+10.6", "+15.4"]
 
 
-def test_table_1(rows):
-    html, latex = tables.paper_table(1, rows, "embedded <base> & co")
+def test_table_1(rows, tmp_path):
+    html = tables.save_table(1, rows, tmp_path, "embedded <base> & co")
+    latex = (tmp_path / "table_1.tex").read_text()
+    assert html == (tmp_path / "table_1.html").read_text()
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "table_1.csv"), rows, check_dtype=False)
     assert "embedded &lt;base&gt; &amp; co" in html and r"embedded <base> \& co" in latex
     for text in (html, latex):
         assert "38.0 [36.0, 40.0] (+8.0)" in text  # measured: value, interval, gain
@@ -241,8 +245,37 @@ def test_table_1(rows):
         assert "36.6 (-0.2)" in text
     assert html.count("<tr") == 1 + 4 + 12
     paired = rows.assign(delta=7.5, delta_lo=6.5, delta_hi=8.5)
-    assert "38.0 [36.0, 40.0] (+7.5 [+6.5, +8.5])" in tables.paper_table(1, paired)[0]
+    assert "38.0 [36.0, 40.0] (+7.5 [+6.5, +8.5])" in tables.save_table(1, paired, tmp_path)
     with pytest.raises(ValueError, match="table_1: column 'lo' is missing"):
-        tables.paper_table(1, rows.drop(columns="lo"))
+        tables.save_table(1, rows.drop(columns="lo"), tmp_path)
     with pytest.raises(ValueError, match="table_1: column 'method' holds no 'Baseline'"):
-        tables.paper_table(1, rows[rows["method"] == "SePT"])
+        tables.save_table(1, rows[rows["method"] == "SePT"], tmp_path)
+
+
+def test_tables_with_several_models_and_sets(rows, tmp_path):
+    """Gains refer to each model's own baseline; differences of two sets carry a sign and no gain."""
+    both = pd.concat([rows.assign(model="H"), rows.assign(model="I", value=rows["value"] + 1)])
+    apart = rows[rows["method"] == "SePT"].assign(method="SePT (all minus additions)", model="H", value=2.0)
+    html = tables.save_table(2, pd.concat([both, apart]), tmp_path)
+    assert html.count("(+8.0)") == html.count("(+12.0)") == 8
+    assert "+2.0 [36.0, 40.0]</td>" in html
+    assert "SePT (DSR minus OTM)</td><td>-1.3</td>" in html and "SePT (OTM)</td><td>40.8 (+18.1)" in html
+    assert html.count("<tr") == 1 + 9 + 14
+    assert tables.save_table(6, both, tmp_path).count("<tr") == 1 + 8 + 5
+
+
+def test_table_3_and_details(rows, tmp_path):
+    tasks = rows[rows["metric"].isin(["pass@1", "AVG"])].replace(
+        {"metric": {"pass@1": "rev", "AVG": "sort"}}
+    )
+    html = tables.save_table(3, tasks, tmp_path)
+    assert "<th>sort</th>" in html and "<th>IFEval</th>" in html and html.count("<tr") == 1 + 4 + 1 + 3
+    counts = pd.DataFrame({"id": ["a", "b"], "family": ["x", "y"], "n": [32, 32], "c": [4, 0]})
+    detail = detail_table({"Baseline": [counts], "SePT": [counts, counts]})
+    assert set(detail["metric"]) == {f"pass@{k}" for k in (1, 2, 4, 8, 16, 32)}
+    value = detail.query("family == 'x' and metric == 'pass@2' and method == 'SePT'")["value"].item()
+    assert value == pytest.approx(100 * (1 - 28 * 27 / (32 * 31)))
+    printed = {7: 72, 8: 84, 9: 36, 10: 18, 11: 18, 12: 30}
+    for number, count in printed.items():
+        html = tables.save_table(number, detail, tmp_path)
+        assert html.count("<tr") == 1 + 4 + 1 + count, number

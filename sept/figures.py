@@ -49,7 +49,7 @@ COLOURS = {
     "Inverted": "#56B4E9",
     "Base@1": "#000000",
 }
-_MARKERS = dict(zip(COLOURS, "osD^vPX*", strict=True))
+MARKERS = dict(zip(COLOURS, "osD^vPX*", strict=True))
 # Names for the same arm, as the paper and the tables print them.
 _ALIASES = {"SePT (Offline)": "Offline", "Coupling": "Coupled", "Decoupling": "SePT"}
 
@@ -223,7 +223,7 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _titled(block: SubFigure, source: str, what: str) -> SubFigure:
+def titled(block: SubFigure, source: str, what: str) -> SubFigure:
     """Label a block `measured: ...` or `published: ...`; the published one is tinted."""
     block.set_facecolor(TINT if source == "published" else "white")
     inches = block.bbox.width / block.figure.dpi
@@ -290,10 +290,12 @@ def _sweep_panel(ax: Axes, rows: pd.DataFrame, metric: str) -> None:
 _SWEEP_COLUMNS = ("family", "temperature", "metric", "value", "lo", "hi")
 
 
-def _published_sweep(series: Mapping[str, str], figure: str, key: str) -> pd.DataFrame:
+def _published_sweep(
+    series: Mapping[str, str], figure: str, key: str, panels: Sequence[str] = ("left", "right")
+) -> pd.DataFrame:
     """Published curves in the layout of a measured table; without intervals, lo = hi = value."""
     parts = []
-    for panel in ("left", "right"):
+    for panel in panels:
         for name, label in series.items():
             points = published.curve(figure, panel, name)
             columns = {key: label, "temperature": points["x"], "metric": points["y_metric"]}
@@ -325,13 +327,44 @@ def figure_1a_beside(table: pd.DataFrame, measured: str = "embedded base") -> Fi
     metrics = _pass_metrics(checked(table, "figure_1a_beside", _SWEEP_COLUMNS), "figure_1a_beside")
     fig = new_figure(PAGE, 5.8)
     top, bottom = fig.subfigures(2, 1, squeeze=False).ravel()
-    _draw_sweep(_titled(top, "measured", measured), table, [metrics[0], metrics[-1]])
+    _draw_sweep(titled(top, "measured", measured), table, [metrics[0], metrics[-1]])
     names = {name: name for name in (*list(FAMILY_STYLE)[:6], "Mean")}
     _draw_sweep(
-        _titled(bottom, "published", f"{_PAPER_MODEL}, Figure 1a (no intervals)"),
+        titled(bottom, "published", f"{_PAPER_MODEL}, Figure 1a (no intervals)"),
         _published_sweep(names, "1a", "family"),
         ["pass@1", "pass@32"],
     )
+    return fig
+
+
+# ---------------------------------------------------------------------------------------- Figure 7
+
+
+def figure_7(table: pd.DataFrame) -> Figure:
+    """Sweeps of untrained models, one a row: measured | published.
+
+    Columns: model, family (one of them `Mean`), temperature, metric, value, lo, hi.
+    """
+    metrics = _pass_metrics(checked(table, "figure_7", ("model", *_SWEEP_COLUMNS)), "figure_7")
+    names = {name: name for name in (*list(FAMILY_STYLE)[:6], "Mean")}
+    printed = {}
+    for row, model in enumerate(published.curves().query("figure == '7'")["model"].unique(), 1):
+        panels = (f"row{row} left", f"row{row} right")
+        printed[str(model)] = _published_sweep(names, "7", "family", panels)
+    measured = {str(m): rows for m, rows in table.groupby("model", sort=False)}
+    fig = new_figure(PAGE, 1.0 + 1.55 * max(len(printed), len(measured)))
+    blocks = fig.subfigures(1, 2, squeeze=False).ravel()
+    for block, source, models in zip(blocks, ("measured", "published"), (measured, printed), strict=True):
+        axes = titled(block, source, "untrained models").subplots(len(models), 2, squeeze=False)
+        shown = [metrics[0], metrics[-1]] if source == "measured" else ["pass@1", "pass@32"]
+        for line, (model, rows) in zip(axes, models.items(), strict=True):
+            for ax, metric in zip(line, shown, strict=True):
+                _sweep_panel(ax, rows, metric)
+                _temperature_axis(ax, metric, ylabel=False, xlabel=line[0] is axes[-1][0])
+            line[0].set_title(model, loc="left", fontweight="bold", fontsize=8)
+            line[0].set_ylabel("pass@1 (%)" if source == "measured" else "")
+            line[1].set_title(shown[1], loc="right", fontsize=8)
+        legend_below(block, columns=4)
     return fig
 
 
@@ -351,7 +384,7 @@ def _draw_methods(block: SubFigure, table: pd.DataFrame, metrics: Sequence[str])
                 line["temperature"],
                 line["value"],
                 color=colour,
-                marker=_MARKERS.get(root_of(method), "o"),
+                marker=MARKERS.get(root_of(method), "o"),
                 linestyle=("-", "--", ":", "-.")[variant % 4],
                 label=method,
             )
@@ -368,11 +401,11 @@ def figure_6(table: pd.DataFrame, measured: str = "embedded base") -> Figure:
     metrics = _pass_metrics(table, "figure_6")
     fig = new_figure(PAGE, 4.4)
     left, right = fig.subfigures(1, 2, squeeze=False).ravel()
-    _draw_methods(_titled(left, "measured", measured), table, [metrics[0], metrics[-1]])
+    _draw_methods(titled(left, "measured", measured), table, [metrics[0], metrics[-1]])
     trained = _published_sweep({"SePT": "SePT", "GRPO": "GRPO"}, "6", "method")
     untrained = _published_sweep({"Mean": "Baseline"}, "1a", "method")
     _draw_methods(
-        _titled(right, "published", f"{_PAPER_MODEL}, Figures 6 and 1a"),
+        titled(right, "published", f"{_PAPER_MODEL}, Figures 6 and 1a"),
         pd.concat([untrained, trained], ignore_index=True),
         ["pass@1", "pass@32"],
     )
@@ -463,10 +496,10 @@ def figure_1c(table: pd.DataFrame, measured: str = "embedded base") -> Figure:
     shown = [passes[0], passes[-1], *(["AVG"] if "AVG" in set(table["metric"]) else [])]
     fig = new_figure(PAGE, 5.0)
     top, bottom = fig.subfigures(2, 1, squeeze=False, height_ratios=(1.25, 1)).ravel()
-    _draw_bars(_titled(top, "measured", measured), table, shown)
+    _draw_bars(titled(top, "measured", measured), table, shown)
     metrics = ["pass@1", "pass@32", "AVG"]
     _draw_bars(
-        _titled(bottom, "published", f"{_PAPER_MODEL}, Table 1 (no intervals)"),
+        titled(bottom, "published", f"{_PAPER_MODEL}, Table 1 (no intervals)"),
         published_rows(_PAPER_MODEL, metrics),
         metrics,
     )

@@ -31,7 +31,7 @@ out_dir = "figures/quick"  # str: where figures, tables and the headline numbers
 import pandas as pd
 
 from sept import experiments, figures
-from sept.evaluation import best_temperature, summary_rows, sweep_table
+from sept.evaluation import best_temperature, peak_shift, summary_rows, sweep_table
 from sept.provenance import environment
 
 scale = experiments.profile(profile)
@@ -48,8 +48,8 @@ figures.use_style()
 # mean is a 95% bootstrap interval over questions.
 
 # %%
-experiments.compute([scale.score(scale.model, tau) for tau in scale.temperatures], label="base")
-sweep = {tau: experiments.scores(scale.score(scale.model, tau)) for tau in scale.temperatures}
+experiments.compute(scale.sweep().values(), label="base")
+sweep = experiments.scored(scale.sweep())
 table = sweep_table(sweep)
 figures.save_figure(figures.figure_1a_beside, "figure_1a", table, out_dir, provenance, measured=measured)
 
@@ -103,5 +103,6 @@ peaks[["method", "metric", "temperature", "value", "lo", "hi"]].round(1)
 # %%
 headline = {f"best T for {m}": tau for m, tau in best.items()}
 headline |= {f"{r.method} peak {r.metric}": round(r.value, 4) for r in peaks.itertuples()}
-experiments.record(out_dir, "02_temperature_sweep", headline)
+shift = peak_shift(sweep, "pass@1", "pass@32")
+experiments.record(out_dir, "02_temperature_sweep", headline, {"cold pass@1, warm pass@32": shift})
 headline

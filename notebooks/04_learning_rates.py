@@ -18,22 +18,25 @@
 # **Answer.** Every arm is trained at every rate of one grid and scored on the same dev questions with
 # the same two tuning seeds, none of which is reported anywhere else. An arm is judged at its own best
 # rate, marked in the table. Arms without a signal are a special case: tuning sends their rate to zero,
-# where they are simply the untrained model. So they are shown at SePT's rate as well.
+# where they are simply the untrained model. So they are shown at SePT's rate as well, and once more at a
+# rate at which SePT already gains and noise does little: there drift and signal can be told apart.
 
 # %% tags=["parameters"]
 profile = "quick"  # str: scale, one of sept.experiments.PROFILES
 out_dir = "figures/quick"  # str: where figures, tables and the headline numbers go
 
 # %%
+from pathlib import Path
+
 import pandas as pd
 
 from sept import experiments, figures, figures_training
 from sept.config import preset
-from sept.evaluation import best_temperature, family_means
-from sept.provenance import environment
+from sept.evaluation import best_temperature, compare, family_means
+from sept.provenance import environment, write_text
 
 scale = experiments.profile(profile)
-arms = ("sept", "sept-annealed", "offline", "coupled", "coupled-tau_s", "inverted", "em-ft", "grpo")
+arms = ("sept", "sept-annealed", "offline", "offline-sft", "coupled", "em-ft", "grpo")
 provenance = {**environment(), "profile": profile, "seeds": list(scale.tuning_seeds)}
 figures.use_style()
 
@@ -44,36 +47,29 @@ figures.use_style()
 
 # %%
 runs = {(arm, lr): scale.runs(arm, seeds=scale.tuning_seeds, lr=lr) for arm in arms for lr in scale.rates}
-base = {tau: scale.score(scale.model, tau, scale.dev) for tau in scale.temperatures}
+base = scale.sweep(problems=scale.dev)
 tuning = [scale.score(r, 1.0, scale.dev) for group in runs.values() for r in group]
 experiments.compute([*base.values(), *tuning], label="tuning")
 
 # %%
-rows = []
-for (arm, lr), group in runs.items():
-    for run in group:
-        value = 100 * family_means(experiments.scores(scale.score(run, 1.0, scale.dev)))["AVG"]
-        rows.append(
-            {"arm": experiments.ARM_NAMES[arm], "preset": arm, "lr": lr, "seed": run.seed, "value": value}
-        )
-table = pd.DataFrame(rows)
-sweep = {tau: experiments.scores(score) for tau, score in base.items()}
+rows = [
+    {"arm": experiments.ARM_NAMES[arm], "preset": arm, "lr": lr, "seed": run.seed}
+    | {"value": 100 * family_means(experiments.scores(scale.score(run, 1.0, scale.dev)))["AVG"]}
+    for (arm, lr), group in runs.items()
+    for run in group
+]
+table, dev = pd.DataFrame(rows), experiments.scored(base)
 untrained = {
-    "Baseline at 1": 100 * family_means(sweep[1.0])["AVG"],
-    "Baseline at its best T": 100 * family_means(sweep[best_temperature(sweep)])["AVG"],
+    "Baseline at 1": 100 * family_means(dev[1.0])["AVG"],
+    "Baseline at its best T": 100 * family_means(dev[best_temperature(dev)])["AVG"],
 }
-figures.save_figure(
-    figures_training.figure_learning_rates,
-    "learning_rates",
-    table,
-    out_dir,
-    provenance,
-    untrained=untrained,
-)
+draw = figures_training.figure_learning_rates
+figures.save_figure(draw, "learning_rates", table, out_dir, provenance, untrained=untrained)
 
 # %% [markdown]
-# Points are means over the tuning seeds, bars span them. Left: the arms whose samples are sharper than
-# what is trained. Right: the others. The level lines are the untrained model.
+# Points are means over the tuning seeds, bars span them where there are several. Left: the arms whose samples
+# are sharper than what is trained. Right: the others. The level lines are the untrained model. Coupled has
+# no signal to find, so all that a larger rate does to it is drift.
 
 # %%
 means = table.groupby(["arm", "preset", "lr"], sort=False)["value"].mean().reset_index()
@@ -81,9 +77,40 @@ best = means.loc[means.groupby("preset", sort=False)["value"].idxmax()].rename(c
 best["preset lr"] = [preset(arm).lr for arm in best["preset"]]
 best.round(1).style.format({"best lr": "{:.0e}", "preset lr": "{:.0e}"}).hide(axis="index")
 
+# %% [markdown]
+# ## On test questions, with the reported seeds
+#
+# What do arms reach at their own best rate, where that is not their preset's? And what do SePT and Coupled
+# do at the grid's second rate, below SePT's best?
+
+# %%
+small = scale.rates[len(scale.rates) // 2 - 1]
+own = zip(best["preset"], best["best lr"], strict=True)
+tested = {(arm, lr): scale.runs(arm, 3, lr=lr) for arm, lr in own if lr != preset(arm).lr}
+tested |= {(arm, small): scale.runs(arm, lr=small) for arm in ("sept", "coupled")}
+finals = [scale.score(r) for group in tested.values() for r in group]
+experiments.compute([*scale.sweep().values(), *finals], label="test")
+
+# %%
+sweep, rows, changes = experiments.scored(scale.sweep()), [], {}
+references = {"Baseline at 1": sweep[1.0], "best baseline": sweep[best_temperature(sweep)]}
+for (arm, lr), group in tested.items():
+    scores = [experiments.scores(scale.score(r)) for r in group]
+    for against, reference in references.items():
+        change = changes[arm, lr, against] = compare(scores, reference).loc["AVG"]
+        columns = change[["value", "lo", "hi", "seeds"]]
+        rows.append({"arm": experiments.ARM_NAMES[arm], "lr": lr, "minus": against, **columns})
+on_test = pd.DataFrame(rows)
+write_text(Path(out_dir) / "learning_rates_test.csv", on_test.to_csv(index=False))
+on_test.round(1).style.format({"lr": "{:.0e}"}).hide(axis="index")
+
 # %%
 headline = {f"best lr {a}": float(b) for a, b in zip(best["preset"], best["best lr"], strict=True)}
 headline |= {f"AVG {a}": round(float(v), 4) for a, v in zip(best["preset"], best["value"], strict=True)}
 headline |= {name: round(float(v), 4) for name, v in untrained.items()}
-experiments.record(out_dir, "04_learning_rates", headline)
+for (arm, lr, against), change in changes.items():
+    key = f"{experiments.ARM_NAMES[arm]} at {lr:.0e} minus {against}, test AVG"
+    headline[key] = [round(float(change[c]), 4) for c in ("value", "lo", "hi")]
+drift = changes["coupled", small, "Baseline at 1"]
+experiments.record(out_dir, "04_learning_rates", headline, {"coupling gives no signal": drift})
 headline

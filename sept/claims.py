@@ -237,7 +237,7 @@ CLAIMS = (
 
 
 def _figure_3(method: str) -> float:
-    rows = published.curves().query("figure == '3' and series == @MODEL and x == @method")
+    rows = published.curves().query("figure == '3' and model == @MODEL and series == @method")
     return float(rows["y"].iloc[0])
 
 

@@ -299,6 +299,7 @@ def figures(
     profile: Annotated[str, typer.Option(help="smoke, quick, laptop, gpu or paper.")] = "quick",
     out: Annotated[Path | None, typer.Option(help="Default: figures/PROFILE.")] = None,
     only: Annotated[str, typer.Option(help="Notebook numbers, as in 00,03.")] = "",
+    redraw: Annotated[bool, typer.Option("--redraw", help="Draw again from the tables in --out.")] = False,
 ) -> None:
     """Execute the notebooks and write every figure with its table."""
     import time
@@ -309,12 +310,39 @@ def figures(
     find_profile(profile)
     target = out or Path("figures") / profile
     started = time.monotonic()
+    if redraw:
+        from .figures import redraw as draw_again
+
+        names = draw_again(target, target)
+        print(
+            f"drew {len(names)} figures in {time.monotonic() - started:.0f} s from the tables in {target}"
+        )
+        return
     executed = run_notebooks(profile, target, only)
     minutes = (time.monotonic() - started) / 60
     print(f"executed {len(executed)} notebooks in {minutes:.1f} minutes; wrote:")
     for path in sorted(target.glob("*.png")):
         print(f"  {path}")
     print(f"  {target}/: beside each picture its PDF and the CSV that it was drawn from")
+
+
+@app.command()
+def claims(
+    folder: Annotated[Path, typer.Option("--dir", help="Where `sept figures` wrote.")] = Path(
+        "figures/laptop"
+    ),
+    json_: Json = None,
+) -> None:
+    """The paper's claims: published and measured evidence, and the verdict."""
+    from .claims import claims_table
+
+    rows = claims_table(folder)
+    for row in rows:
+        measured = (
+            "" if row["value"] is None else f"{row['value']:+8.3g} [{row['lo']:.3g}, {row['hi']:.3g}]"
+        )
+        print(f"{row['verdict']:<20}{row['text']:<76}{measured}")
+    _write(json_, {"claims": rows})
 
 
 @app.command()

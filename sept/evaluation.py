@@ -162,6 +162,12 @@ def difference(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
+def compare(a: Sequence[pd.DataFrame], b: pd.DataFrame | Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """`summarise` of the paired differences a - b: b is one table for all seeds, or one per seed."""
+    others = [b] * len(a) if isinstance(b, pd.DataFrame) else b
+    return summarise([difference(x, y) for x, y in zip(a, others, strict=True)])
+
+
 def best_temperature(sweep: dict[float, pd.DataFrame], metric: str = "AVG") -> float:
     """Temperature with the largest family mean of `metric`; the lowest of equals.
 
@@ -196,7 +202,7 @@ def comparison_table(
     rows = [row for name, scores in baselines.items() for row in summary_rows([scores], method=name)]
     reference = next(iter(baselines.values()))
     for name, runs in arms.items():
-        delta = summarise([difference(scores, reference) for scores in runs])
+        delta = compare(runs, reference)
         for row in summary_rows(runs, method=name):
             d = delta.loc[row["metric"]]
             rows.append({**row, "delta": d["value"], "delta_lo": d["lo"], "delta_hi": d["hi"]})
@@ -229,6 +235,40 @@ def sweep_table(sweep: dict[float, pd.DataFrame]) -> pd.DataFrame:
             rows += summary_rows([part], family=family, temperature=tau)
         rows += summary_rows([scores], family="Mean", temperature=tau)
     return pd.DataFrame(rows)
+
+
+def checkpoint_choice(curve: Sequence[pd.DataFrame], metric: str = "AVG") -> dict[str, float]:
+    """What it is worth to report the best of a run's checkpoints instead of the last, in points.
+
+    curve: question_scores at checkpoints in order, on the same questions. Keys: last, best (chosen and
+    scored on the same questions), best_at (index), honest (chosen on every other question, scored on
+    the rest, and the other way round), honest_last (the last one's score, for comparison).
+    """
+    means = [100 * family_means(scores)[metric] for scores in curve]
+    halves = [[s.iloc[first::2].reset_index(drop=True) for s in curve] for first in (0, 1)]
+    by_half = [np.array([100 * family_means(s)[metric] for s in half]) for half in halves]
+    chosen = [by_half[1 - i][int(half.argmax())] for i, half in enumerate(by_half)]
+    return {
+        "last": float(means[-1]),
+        "best": float(max(means)),
+        "best_at": int(np.argmax(means)),
+        "honest": float(np.mean(chosen)),
+        "honest_last": float(np.mean([half[-1] for half in by_half])),
+    }
+
+
+def peak_shift(sweep: dict[float, pd.DataFrame], early: str, late: str, draws: int = 2000) -> list[float]:
+    """Best temperature for `late` minus best for `early`: value and 95% bootstrap interval (questions)."""
+    taus = np.array(sorted(sweep))
+
+    def best(metric: str) -> tuple[float, np.ndarray]:
+        means = [family_means(sweep[t])[metric] for t in taus]
+        resampled = [bootstrap(sweep[t], draws)[metric].to_numpy() for t in taus]
+        return taus[int(np.argmax(means))], taus[np.argmax(resampled, axis=0)]
+
+    (one, ones), (two, twos) = best(early), best(late)
+    low, high = np.quantile(twos - ones, [0.025, 0.975])
+    return [float(two - one), float(low), float(high)]
 
 
 def best_for_each_k(sweep: dict[float, pd.DataFrame]) -> pd.DataFrame:

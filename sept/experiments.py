@@ -44,6 +44,8 @@ class Profile:
     """Questions that are trained on."""
     other_train: str = "toy:train:add3+add4+add5"
     """Another set of training questions, of other composition (the paper's OTM beside DSR)."""
+    other_tasks: str = "toy:test:rev+sort:100"
+    """Questions of tasks that are never trained on."""
     curve: str = "toy:test:24"
     """Questions that are scored again and again while a run trains."""
     model: str = "H"
@@ -67,13 +69,14 @@ class Profile:
     notebooks: str = ""
     """Comma-separated beginnings of the notebooks that belong to it; empty: all."""
 
-    def label(self) -> str:
-        """What figures call the model: `embedded base H, 0.3 M parameters`."""
+    def label(self, model: str = "") -> str:
+        """What figures call a model, by default the profile's: `embedded base H, 0.3 M parameters`."""
         from .policy import BASES, load_policy
 
-        size = sum(p.numel() for p in load_policy(self.model).model.parameters())
+        name = model or self.model
+        size = sum(p.numel() for p in load_policy(name).model.parameters())
         shown = f"{size / 1e9:.1f} B" if size > 1e9 else f"{size / 1e6:.1f} M"
-        return f"{'embedded base ' * (BASES / self.model).is_dir()}{self.model}, {shown} parameters"
+        return f"{'embedded base ' * (BASES / name).is_dir()}{name}, {shown} parameters"
 
     def runs(
         self,
@@ -98,6 +101,12 @@ class Profile:
         at = sorted({max(1, rounds * i // parts) for i in range(1, parts + 1)})
         return [replace(self.score(run, 1.0, self.curve), at=r) for r in at]
 
+    def sweep(self, model: str = "", problems: str | None = None) -> dict[float, Score]:
+        """Scores of an untrained model at every decoding temperature."""
+        other = self.others_temperatures if model in self.others else ()
+        name = model or self.model
+        return {tau: self.score(name, tau, problems) for tau in other or self.temperatures}
+
     def score(self, model: str | Run, tau: float = 1.0, problems: str | None = None) -> Score:
         """A score at this scale, on the test questions unless told otherwise."""
         return Score(model, problems or self.test, tau, self.n, max_new_tokens=self.max_new_tokens)
@@ -112,6 +121,7 @@ PROFILES = {
         test="toy:test:2",
         dev="toy:dev:2",
         curve="toy:test:2",
+        other_tasks="toy:test:rev+sort:2",
         others=("E",),
         rounds_many=3,
         train_overrides={"rounds": 3, "warmup": 0, "questions": 16, "mini_batch": 8},
@@ -119,7 +129,12 @@ PROFILES = {
         rates=(1e-4, 3e-4),
     ),
     "quick": Profile(
-        seeds=(100,), temperatures=_COARSE, test="toy:test:24", dev="toy:dev:16", notebooks="00,01,02,03"
+        seeds=(100,),
+        temperatures=_COARSE,
+        test="toy:test:24",
+        dev="toy:dev:16",
+        curve="toy:test:8",
+        notebooks="00,01,02,03",
     ),
     "laptop": Profile(
         seeds=(100, 101, 102, 103, 104), temperatures=_TENTHS, others_temperatures=_TENTHS[::2]
@@ -134,6 +149,7 @@ PROFILES = {
         train="problems/train.jsonl",
         other_train="problems/other_train.jsonl",
         curve="problems/test.jsonl",
+        other_tasks="problems/other_tasks.jsonl",
         others=("Qwen/Qwen2.5-1.5B-Instruct",),
         rounds_many=None,
         max_new_tokens=1024,
@@ -148,6 +164,7 @@ PROFILES = {
         train="problems/train.jsonl",
         other_train="problems/other_train.jsonl",
         curve="problems/test.jsonl",
+        other_tasks="problems/other_tasks.jsonl",
         others=(
             "Qwen/Qwen2.5-7B-Instruct",
             "deepseek-ai/deepseek-math-7b-instruct",
@@ -283,6 +300,11 @@ def scores(score: Score) -> pd.DataFrame:
     from .evaluation import question_scores
 
     return question_scores(counts(score), greedy=score.tau == 0)
+
+
+def scored(sweep: dict[float, Score]) -> dict[float, pd.DataFrame]:
+    """Per-question scores of a computed sweep, by temperature."""
+    return {tau: scores(score) for tau, score in sweep.items()}
 
 
 def training_table(runs: Iterable[Run], metrics: dict[str, str]) -> pd.DataFrame:
@@ -475,10 +497,20 @@ def _measure(score: Score, policy: Policy) -> None:
     write_text(path, table.to_csv(index=False))
 
 
-def record(out_dir: str | Path, name: str, values: dict[str, Any]) -> Path:
-    """Write a notebook's headline numbers, for tests and the README to read."""
+def record(
+    out_dir: str | Path, name: str, values: dict[str, Any], claims: dict[str, Any] | None = None
+) -> Path:
+    """Write a notebook's headline numbers, for tests and the README to read.
+
+    claims: the statistics of `sept.claims` that it measured, name -> (value, lo, hi) or a row of
+    `evaluation.summarise`.
+    """
     path = Path(out_dir) / f"{name}.json"
-    write_json(path, {"notebook": name, **values})
+    given = {
+        key: [float(v[c]) for c in ("value", "lo", "hi")] if hasattr(v, "index") and "lo" in v else list(v)
+        for key, v in (claims or {}).items()
+    }
+    write_json(path, {"notebook": name, **values, **({"claims": given} if given else {})})
     return path
 
 

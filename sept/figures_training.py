@@ -108,8 +108,8 @@ def figure_3(table: pd.DataFrame) -> Figure:
     Columns: model, method (Baseline..., EM-FT, SePT), value, lo, hi. Measured | published.
     """
     checked(table, "figure_3", ("model", "method", "value", "lo", "hi"))
-    printed = published.curves().query("figure == '3'").rename(columns={"series": "model", "y": "value"})
-    printed = printed.assign(method=printed["x"], lo=printed["value"], hi=printed["value"])
+    printed = published.curves().query("figure == '3'").rename(columns={"series": "method", "y": "value"})
+    printed = printed.assign(lo=printed["value"], hi=printed["value"])
     fig = new_figure(PAGE, 2.9)
     blocks = fig.subfigures(1, 2, squeeze=False).ravel()
     names = ("AVG, 95% intervals", "Figure 3 (no intervals)")

@@ -1,0 +1,109 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Figure 7 and Table 1: models of other character
+#
+# **Question.** On which models does SePT help, and can one see it coming in their temperature curves?
+#
+# **Answer.** Not on all. The embedded world has bases of different character: H memorised noise, I is H fine-tuned
+# on a hundred right answers, as instruction tuning is done, F was well trained, E was stopped early. SePT gains
+# on the first and need not on the others; the last cell gives each gain with its interval.
+
+# %% tags=["parameters"]
+profile = "quick"  # str: scale, one of sept.experiments.PROFILES
+out_dir = "figures/quick"  # str: where figures, tables and the headline numbers go
+
+# %%
+import pandas as pd
+from IPython.display import HTML
+
+from sept import experiments, figures, tables
+from sept.evaluation import (
+    best_temperature,
+    compare,
+    comparison_table,
+    detail_table,
+    difference,
+    summarise,
+    sweep_table,
+)
+from sept.provenance import environment
+
+scale = experiments.profile(profile)
+models, arms = (scale.model, *scale.others), ("sept", "grpo")
+provenance = {**environment(), "profile": profile, "seeds": list(scale.seeds)}
+figures.use_style()
+
+# %% [markdown]
+# ## Figure 7: the untrained models
+#
+# Flat curves are a sign of tuning: the fine-tuned base I, like the published instruction-tuned models, hardly
+# cares about the temperature. A base that falls steeply from a good greedy answer has most to gain from
+# being as sure at 1 as it is at 0.3, unless its greedy answer is what is wrong.
+
+# %%
+experiments.compute([s for m in models for s in scale.sweep(m).values()], label="sweeps")
+sweeps = {m: experiments.scored(scale.sweep(m)) for m in models}
+names = {m: scale.label(m).partition(",")[0] for m in models}
+table = pd.concat([sweep_table(sweep).assign(model=names[m]) for m, sweep in sweeps.items()])
+figures.save_figure(figures.figure_7, "figure_7", table, out_dir, provenance)
+
+# %% [markdown]
+# ## Table 1
+#
+# Every model is trained with the same settings, those of base H: nothing was tuned for the others.
+
+# %%
+counts = {scale.model: None}
+runs = {(m, a): scale.runs(a, counts.get(m, 3), model=m) for m in models for a in arms}
+experiments.compute([scale.score(r) for group in runs.values() for r in group], label="table 1")
+scored = {key: [experiments.scores(scale.score(r)) for r in group] for key, group in runs.items()}
+best = {m: best_temperature(sweep) for m, sweep in sweeps.items()}
+
+# %%
+parts = []
+for m in models:
+    named = {experiments.ARM_NAMES[a]: scored[m, a] for a in arms}
+    part = comparison_table({f"Baseline (T = {best[m]})": sweeps[m][best[m]]}, named)
+    parts.append(part.assign(model=names[m]))
+HTML(tables.save_table(1, pd.concat(parts, ignore_index=True), out_dir))
+
+# %% [markdown]
+# ## Table 7: family by family
+
+# %%
+details = []
+for m in models:
+    counted = {f"Baseline (T = {best[m]})": [experiments.counts(scale.sweep(m)[best[m]])]}
+    for a in arms:
+        counted[experiments.ARM_NAMES[a]] = [experiments.counts(scale.score(r)) for r in runs[m, a]]
+    details.append(detail_table(counted).assign(model=names[m]))
+HTML(tables.save_table(7, pd.concat(details, ignore_index=True), out_dir))
+
+# %%
+gains = {m: compare(scored[m, "sept"], sweeps[m][best[m]]).loc["AVG"] for m in models}
+headline = {
+    f"SePT minus baseline on {m}, AVG": [round(float(d[c]), 4) for c in ("value", "lo", "hi")]
+    for m, d in gains.items()
+}
+headline |= {f"best T of {m}": tau for m, tau in best.items()} | {"seeds": len(scale.seeds)}
+tuned = scale.others[0]
+apart = [
+    difference(
+        difference(a, sweeps[scale.model][best[scale.model]]), difference(b, sweeps[tuned][best[tuned]])
+    )
+    for a, b in zip(scored[scale.model, "sept"], scored[tuned, "sept"], strict=False)
+]
+decided = {"instruction-tuned gains less": summarise(apart).loc["AVG"]}
+experiments.record(out_dir, "11_table_1_models", headline, decided)
+headline

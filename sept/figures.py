@@ -360,10 +360,10 @@ def figure_7(table: pd.DataFrame) -> Figure:
         for line, (model, rows) in zip(axes, models.items(), strict=True):
             for ax, metric in zip(line, shown, strict=True):
                 _sweep_panel(ax, rows, metric)
-                _temperature_axis(ax, metric, ylabel=False, xlabel=line[0] is axes[-1][0])
+                _temperature_axis(ax, "", ylabel=False, xlabel=line[0] is axes[-1][0])
+                ax.set_ylabel(f"{metric} (%)", fontsize=7, labelpad=1)
+                ax.tick_params(labelsize=7)
             line[0].set_title(model, loc="left", fontweight="bold", fontsize=8)
-            line[0].set_ylabel("pass@1 (%)" if source == "measured" else "")
-            line[1].set_title(shown[1], loc="right", fontsize=8)
         legend_below(block, columns=4)
     return fig
 

@@ -33,7 +33,7 @@ def figure_claims(table: pd.DataFrame) -> Figure:
     reach = 30.0
     for y, row in enumerate(table.to_dict("records")):
         marker, colour = VERDICTS[row["verdict"]]
-        ax.text(-128, y, textwrap.fill(row["text"], 48), va="center", fontsize=7.5)
+        ax.text(-142, y, textwrap.fill(row["text"], 42), va="center", fontsize=7.5)
         ax.text(
             -48,
             y,
@@ -52,10 +52,10 @@ def figure_claims(table: pd.DataFrame) -> Figure:
             shown = f"{row['value']:.0e}" if 0 < abs(row["value"]) < 0.005 else f"{row['value']:+.1f}"
             ax.text(reach + 3, y, shown, va="center", fontsize=8)
         ax.text(reach + 18, y, row["verdict"], va="center", color=colour, fontsize=8, fontweight="bold")
-    for x, text in ((-128, "claim"), (-48, "published"), (0, "measured, 95%"), (reach + 18, "verdict")):
-        place = "left" if x in (-128, reach + 18) else "center"
+    for x, text in ((-142, "claim"), (-48, "published"), (0, "measured, 95%"), (reach + 18, "verdict")):
+        place = "left" if x in (-142, reach + 18) else "center"
         ax.text(x, -0.95, text, ha=place, va="center", fontweight="bold", fontsize=8)
-    ax.set_xlim(-128, reach + 55)
+    ax.set_xlim(-142, reach + 55)
     ax.set_xticks([-30, -15, 0, 15, 30])
     ax.set_yticks([])
     ax.grid(False)

@@ -83,7 +83,8 @@ def figure_5(table: pd.DataFrame, baseline: Mapping[str, float], measured: str =
     axes = titled(top, "measured", measured).subplots(1, 2)
     for ax, metric in zip(axes, table["metric"].unique(), strict=True):
         for arm, rows in table[table["metric"] == metric].groupby("arm", sort=False):
-            label = f"{arm} ({rows['seed'].nunique()} seeds)"
+            seeds = rows["seed"].nunique()
+            label = f"{arm} ({seeds} seed{'s' * (seeds > 1)})"
             _over_seeds(ax, rows, G_COLOURS.get(str(arm), "#333333"), "-", label)
         ax.axhline(baseline[metric], color=COLOURS["Baseline"], linestyle="--", label="Baseline, best T")
         ax.set(title=metric, xlabel="round")

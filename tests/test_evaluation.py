@@ -118,3 +118,40 @@ def test_grading_of_files_and_of_the_world():
     assert not grade("!#3", False, toy, "toy"), "an answer that did not end is wrong"
     assert not grade("!#03", True, toy, "toy") and not grade("3", True, toy, "toy")
     assert grade("#9!#3", True, toy, "toy"), "the last # counts"
+
+
+def test_compare_is_the_summary_of_paired_differences():
+    rng = np.random.default_rng(3)
+    runs = [ev.question_scores(counts(rng.integers(0, 33, 8))) for _ in range(4)]
+    by_hand = ev.summarise([ev.difference(runs[0], runs[2]), ev.difference(runs[1], runs[3])])
+    pd.testing.assert_frame_equal(ev.compare(runs[:2], runs[2:]), by_hand)
+    one = ev.summarise([ev.difference(r, runs[3]) for r in runs[:2]])
+    pd.testing.assert_frame_equal(ev.compare(runs[:2], runs[3]), one)
+
+
+def test_the_best_checkpoint_is_too_good_and_the_honest_one_is_not():
+    """Checkpoints that differ by nothing but noise: choosing on the scored questions gains, else not."""
+    rng = np.random.default_rng(5)
+    gains = []
+    for _ in range(60):
+        curve = [ev.question_scores(counts(rng.binomial(32, 0.4, 24))) for _ in range(10)]
+        got = ev.checkpoint_choice(curve)
+        assert got["best"] == pytest.approx(100 * ev.family_means(curve[got["best_at"]])["AVG"])
+        assert got["last"] == pytest.approx(100 * ev.family_means(curve[-1])["AVG"])
+        gains.append([got["best"] - got["last"], got["honest"] - got["honest_last"]])
+    best, honest = np.mean(gains, axis=0)
+    assert best > 0.4 and abs(honest) < 0.25
+
+
+def test_peak_shift():
+    sweep = {0.1: ev.question_scores(counts([24] * 4 + [0] * 4)), 1.0: ev.question_scores(counts([6] * 8))}
+    value, low, high = ev.peak_shift(sweep, "pass@1", "pass@32", draws=200)
+    assert value == pytest.approx(0.9) and low <= value <= high
+    assert ev.peak_shift(sweep, "pass@1", "pass@1", draws=50) == [0.0, 0.0, 0.0]
+
+
+def test_details_hold_every_k():
+    table = ev.detail_table({"SePT": [counts([4, 0, 0, 32])]})
+    assert list(table["metric"].unique()) == [f"pass@{k}" for k in ev.DETAIL_KS]
+    row = table.query("family == 'a' and metric == 'pass@4'").iloc[0]
+    assert row["value"] == pytest.approx(100 * ev.pass_at_k(32, 4, 4) / 2)

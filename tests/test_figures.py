@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -75,6 +77,38 @@ def training() -> pd.DataFrame:
     )
 
 
+@pytest.fixture()
+def models() -> pd.DataFrame:
+    names = ("Baseline (T = 0.3)", "EM-FT", "SePT")
+    return _with_interval(
+        [{"model": m, "method": a, "value": 30.0 + 4 * i} for m in "HI" for i, a in enumerate(names)]
+    )
+
+
+@pytest.fixture()
+def rollouts(training) -> pd.DataFrame:
+    arms = dict(zip(training["arm"].unique(), ("G = 1", "G = 4", "G = 8"), strict=True))
+    two = training[training["metric"].isin(["pass@1", "entropy"])]
+    return two.replace({"arm": arms, "metric": {"entropy": "pass@32"}}).reset_index(drop=True)
+
+
+@pytest.fixture()
+def sweeps(sweep) -> pd.DataFrame:
+    return pd.concat([sweep.assign(model="base H"), sweep.assign(model="base I")], ignore_index=True)
+
+
+@pytest.fixture()
+def rates() -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"arm": a, "lr": lr, "seed": s, "value": 50.0 + s + i}
+            for i, a in enumerate(("SePT", "Offline", "GRPO"))
+            for lr in (1e-5, 1e-4)
+            for s in (900, 901)
+        ]
+    )
+
+
 # drawing function, fixture, columns it needs, number of panels
 DRAWINGS = [
     ("figure_1a", "sweep", ("family", "temperature", "metric", "value", "lo", "hi"), 2),
@@ -82,7 +116,15 @@ DRAWINGS = [
     ("figure_6", "methods", ("method", "temperature", "metric", "value", "lo", "hi"), 4),
     ("figure_1c", "rows", ("method", "metric", "value", "lo", "hi"), 2),
     ("figure_training", "training", ("arm", "seed", "round", "metric", "value"), 4),
+    ("figure_3", "models", ("model", "method", "value", "lo", "hi"), 4),
+    ("figure_5", "rollouts", ("arm", "seed", "round", "metric", "value"), 4),
+    ("figure_7", "sweeps", ("model", "family", "temperature", "metric", "value", "lo", "hi"), 12),
+    ("figure_learning_rates", "rates", ("arm", "lr", "seed", "value"), 2),
 ]
+OPTIONS = {
+    "figure_5": {"baseline": {"pass@1": 20.0, "pass@32": 60.0}},
+    "figure_learning_rates": {"untrained": {"Baseline at 1": 50.0}},
+}
 
 
 def _panels(fig: Figure) -> list:
@@ -94,7 +136,7 @@ def test_draws_and_saves(name, fixture, columns, panels, request, tmp_path):
     table = request.getfixturevalue(fixture)
     before = table.copy()
     draw = getattr(figures, name, None) or getattr(figures_training, name)
-    fig = figures.save_figure(draw, name, table, tmp_path, PROVENANCE)
+    fig = figures.save_figure(draw, name, table, tmp_path, PROVENANCE, **OPTIONS.get(name, {}))
     assert isinstance(fig, Figure)
     assert len(_panels(fig)) == panels
     paths = sorted(tmp_path.iterdir())
@@ -115,10 +157,10 @@ def test_broken_tables_are_refused_by_column(name, fixture, columns, panels, req
         holed.loc[1, column] = None
         for broken in (table.drop(columns=column), holed):
             with pytest.raises(ValueError, match=f"^{name}: column '{column}'.*$") as error:
-                draw(broken)
+                draw(broken, **OPTIONS.get(name, {}))
             assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=f"^{name}: the table has no rows$"):
-        draw(table.iloc[:0])
+        draw(table.iloc[:0], **OPTIONS.get(name, {}))
 
 
 def test_metadata_can_be_read_back(methods, tmp_path):
@@ -155,6 +197,19 @@ def test_redraw_takes_only_this_package_s_drawings(sweep, tmp_path):
         image.save(tmp_path / "figure_1a.png", pnginfo=text)
     with pytest.raises(SeptError, match="figure_1a.png.*name no drawing"):
         figures.redraw(tmp_path, tmp_path)
+
+
+def test_every_committed_figure_is_drawn_again_from_its_table(tmp_path):
+    """All of them, without computing anything, in a minute at most."""
+    folder = Path(figures.__file__).parent.parent / "figures" / "laptop"
+    started = time.process_time()
+    names = figures.redraw(folder, tmp_path)
+    assert time.process_time() - started <= 60
+    assert set(names) == {p.stem for p in folder.glob("*.png")} and len(names) >= 11
+    for name in names:
+        assert (tmp_path / f"{name}.csv").read_bytes() == (folder / f"{name}.csv").read_bytes(), name
+        with Image.open(tmp_path / f"{name}.png") as new, Image.open(folder / f"{name}.png") as old:
+            assert new.size == old.size and new.text == old.text, name
 
 
 def test_a_failed_write_keeps_the_old_file(sweep, tmp_path, monkeypatch):

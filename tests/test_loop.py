@@ -12,7 +12,7 @@ from sept.config import PRESETS, SeptError, from_dict, preset
 from sept.loop import StaleSamplerError, TrainingError, train
 from sept.policy import load_policy, make_batch, response_logits
 from sept.problems import Problem, ProblemSet, load_problems
-from sept.sampling import StaticEngine, TransformersEngine
+from sept.sampling import StaticEngine, TransformersEngine, with_end
 from sept.schedules import tau_s_at
 
 SMALL = {"rounds": 3, "warmup": 0, "questions": 8, "mini_batch": 4, "max_new_tokens": 12, "save_every": 1}
@@ -481,3 +481,41 @@ def test_schedules_follow_the_paper():
     cosine = [tau_s_at(r / 90, 0.6, 1.0, "cosine") for r in range(90)]
     assert cosine[0] == 0.6 and cosine[30] == pytest.approx(0.8) and set(cosine[60:]) == {1.0}
     assert cosine == sorted(cosine)
+
+
+# --- the authors' offline trainer --------------------------------------------------------------------
+
+
+def test_cut_answers_are_closed_for_training_only(rollouts, policy):
+    closed = with_end(rollouts, policy.eos_ids[0])
+    assert 0 < int((~rollouts.finished).sum()) < len(rollouts), "both kinds are there"
+    for i in range(len(rollouts)):
+        n, more = int(rollouts.lengths[i]), int(closed.lengths[i]) - int(rollouts.lengths[i])
+        assert more == int(not rollouts.finished[i])
+        assert closed.tokens[i, :n].tolist() == rollouts.tokens[i, :n].tolist()
+        if more:
+            assert closed.tokens[i, n] == policy.eos_ids[0] and closed.log_probs[i, n].isnan()
+    assert torch.equal(closed.log_probs[:, :-1].nan_to_num(), rollouts.log_probs), "nobody drew that token"
+
+
+def test_append_eos_reaches_the_loss_but_not_the_canary(policy, problems, tmp_path):
+    rows = {}
+    for append in (False, True):
+        config = preset(
+            "offline-sft", **{**SMALL, "mini_batch": 8, "append_eos": append, "max_new_tokens": 3}
+        )
+        fresh = random_policy(seed=1)
+        rows[append] = train(config, fresh, problems, tmp_path / str(append))[0]
+    assert rows[True]["finished"] == rows[False]["finished"] < 1, "metrics describe what was drawn"
+    assert rows[True]["loss"] != rows[False]["loss"]
+    assert rows[True]["sampler_gap"] < 1e-5
+    with pytest.raises(SeptError, match="append_eos"):
+        preset("grpo", append_eos=True)
+
+
+def test_cosine_decay(policy, problems, tmp_path):
+    config = preset("sept", **{**SMALL, "rounds": 4, "warmup": 2, "lr_schedule": "cosine", "lr": 1e-3})
+    rates = [row["lr"] for row in train(config, policy, problems, tmp_path / "run")]
+    waves = [(1 + math.cos(math.pi * r / 4)) / 2 for r in range(4)]
+    warm = [0.0, 0.5, 1.0, 1.0]
+    assert rates == pytest.approx([1e-3 * w * v for w, v in zip(waves, warm, strict=True)])

@@ -18,10 +18,9 @@
 #
 # **Answer.** That is the baseline to beat, and no single temperature is good at everything: the one
 # that is best for a single answer (pass@1) is colder than the one that is best for the best of 32.
-# Training with SePT or GRPO lifts the whole curve; afterwards pass@32 depends less on temperature.
 #
-# The paper shows this in Figure 1a (untrained) and Figure 6 (trained). Each is measured here on the
-# embedded model and drawn beside the published curves, which are tinted.
+# The paper shows this in Figure 1a. It is measured here on the embedded model and drawn above the
+# published curves, which are tinted. What training does to the curve is in `02b_figure_6_trained`.
 
 # %% tags=["parameters"]
 profile = "quick"  # str: scale, one of sept.experiments.PROFILES
@@ -31,7 +30,7 @@ out_dir = "figures/quick"  # str: where figures, tables and the headline numbers
 import pandas as pd
 
 from sept import experiments, figures
-from sept.evaluation import best_temperature, peak_shift, summary_rows, sweep_table
+from sept.evaluation import best_temperature, peak_shift, sweep_table
 from sept.provenance import environment
 
 scale = experiments.profile(profile)
@@ -64,45 +63,13 @@ best = {m: best_temperature(sweep, m) for m in ("pass@1", "pass@8", "pass@32", "
 pd.Series(best, name="best temperature")
 
 # %% [markdown]
-# ## Figure 6: the trained models
+# ## The claim
 #
-# The same sweep after SePT (constant $\tau_s = 0.6$) and after GRPO with as many sampled answers. The
-# mean over families is shown; the band covers questions and, where there are several, training seeds.
+# How far apart are the two best temperatures? The interval resamples the questions and looks for the
+# best temperatures again each time.
 
 # %%
-runs = {arm: scale.runs(arm, 3) for arm in ("sept", "grpo")}
-wanted = {
-    (arm, tau): [scale.score(r, tau) for r in runs[arm]] for arm in runs for tau in scale.temperatures
-}
-experiments.compute([s for scores in wanted.values() for s in scores], label="trained")
-
-# %%
-rows = []
-for tau in scale.temperatures:
-    rows += summary_rows([sweep[tau]], method="Baseline", temperature=tau)
-    for arm in runs:
-        scored = [experiments.scores(s) for s in wanted[arm, tau]]
-        rows += summary_rows(scored, method=experiments.ARM_NAMES[arm], temperature=tau)
-table = pd.DataFrame(rows)
-figures.save_figure(figures.figure_6, "figure_6", table, out_dir, provenance, measured=measured)
-
-# %% [markdown]
-# Compare the curves at *their own* best temperatures, not only at 1: if training had only moved the
-# best temperature, the peaks would be equally high. They are not.
-
-# %%
-peaks = (
-    table[table["metric"].isin(["pass@1", "pass@32", "AVG"])]
-    .loc[lambda t: (t["temperature"] > 0) | (t["metric"] != "AVG")]
-    .sort_values("value", ascending=False)
-    .drop_duplicates(["method", "metric"])
-    .sort_values(["metric", "method"])
-)
-peaks[["method", "metric", "temperature", "value", "lo", "hi"]].round(1)
-
-# %%
-headline = {f"best T for {m}": tau for m, tau in best.items()}
-headline |= {f"{r.method} peak {r.metric}": round(r.value, 4) for r in peaks.itertuples()}
 shift = peak_shift(sweep, "pass@1", "pass@32")
+headline = {f"best T for {m}": tau for m, tau in best.items()}
 experiments.record(out_dir, "02_temperature_sweep", headline, {"cold pass@1, warm pass@32": shift})
 headline

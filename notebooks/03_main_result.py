@@ -86,7 +86,10 @@ scored = {arm: [experiments.scores(scale.score(r)) for r in runs[arm]] for arm i
 shown = {"accuracy": "right answers at tau_s (share)", "entropy": "entropy (nats)"}
 rows = [
     {"arm": experiments.ARM_NAMES[arm], "seed": point.model.seed, "round": point.at}
-    | {"metric": "AVG at temperature 1 (%)", "value": 100 * family_means(experiments.scores(point))["AVG"]}
+    | {
+        "metric": f"AVG at T = 1 (%), {len(curves[arm])} seeds",
+        "value": 100 * family_means(experiments.scores(point))["AVG"],
+    }
     for arm in arms
     for points in curves[arm]
     for point in points

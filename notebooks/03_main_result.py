@@ -71,8 +71,8 @@ baselines = {
 # %% [markdown]
 # ## The arms
 #
-# Every arm starts from the same base and draws as many answers a round for as many rounds; each is
-# decoded at temperature 1, as in the paper. Mind the left panel: it scores the answers that were
+# Every arm starts from the same base, draws as many answers a round and takes as many optimizer steps (GRPO: 8
+# answers to each of 16 questions instead of one to each of 128); each is decoded at temperature 1, as in the paper. Mind the left panel: it scores the answers that were
 # trained on, and those are drawn at each arm's own $\tau_s$.
 
 # %%
@@ -156,6 +156,8 @@ headline = {
     "seeds": len(scale.seeds),
     "questions": len(test[t_test]),
 }
+drawn = {a: sum(experiments.rounds_table(r)["tokens"].sum() for r in runs[a]) for a in arms}
+headline["GRPO tokens per SePT token"] = round(float(drawn["grpo"] / drawn["sept"]), 4)
 for arm in arms:
     name, value = experiments.ARM_NAMES[arm], summarise(scored[arm]).loc["AVG", "value"]
     headline[f"{name} AVG"] = round(float(value), 4)

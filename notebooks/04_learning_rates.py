@@ -16,7 +16,7 @@
 # **Question.** Could another learning rate turn the comparison around?
 #
 # **Answer.** Every arm is trained at every rate of one grid and scored on the same dev questions with
-# the same two tuning seeds, none of which is reported anywhere else. An arm is judged at its own best
+# the same tuning seeds, none of which is reported anywhere else. An arm is judged at its own best
 # rate, marked in the table. Arms without a signal are a special case: tuning sends their rate to zero,
 # where they are simply the untrained model. So they are shown at SePT's rate as well, and once more at a
 # rate at which SePT already gains and noise does little: there drift and signal can be told apart.
@@ -32,7 +32,7 @@ import pandas as pd
 
 from sept import experiments, figures, figures_training
 from sept.config import preset
-from sept.evaluation import best_temperature, compare, family_means
+from sept.evaluation import best_temperature, compare, family_means, summary_rows
 from sept.provenance import environment, write_text
 
 scale = experiments.profile(profile)
@@ -52,13 +52,11 @@ tuning = [scale.score(r, 1.0, scale.dev) for group in runs.values() for r in gro
 experiments.compute([*base.values(), *tuning], label="tuning")
 
 # %%
-rows = [
-    {"arm": experiments.ARM_NAMES[arm], "preset": arm, "lr": lr, "seed": run.seed}
-    | {"value": 100 * family_means(experiments.scores(scale.score(run, 1.0, scale.dev)))["AVG"]}
-    for (arm, lr), group in runs.items()
-    for run in group
-]
-table, dev = pd.DataFrame(rows), experiments.scored(base)
+rows = []
+for (arm, lr), group in runs.items():
+    scores = [experiments.scores(scale.score(run, 1.0, scale.dev)) for run in group]
+    rows += summary_rows(scores, arm=experiments.ARM_NAMES[arm], preset=arm, lr=lr)
+table, dev = pd.DataFrame(rows).query("metric == 'AVG'"), experiments.scored(base)
 untrained = {
     "Baseline at 1": 100 * family_means(dev[1.0])["AVG"],
     "Baseline at its best T": 100 * family_means(dev[best_temperature(dev)])["AVG"],
@@ -67,13 +65,14 @@ draw = figures_training.figure_learning_rates
 figures.save_figure(draw, "learning_rates", table, out_dir, provenance, untrained=untrained)
 
 # %% [markdown]
-# Points are means over the tuning seeds, bars span them where there are several. Left: the arms whose samples
-# are sharper than what is trained. Right: the others. The level lines are the untrained model. Coupled has
-# no signal to find, so all that a larger rate does to it is drift.
+# Whiskers are 95% intervals over questions, and over tuning seeds where there are several. Left: the arms whose
+# samples are sharper than what is trained. Right: the others. The level lines are the untrained model. Coupled
+# has no signal to find, so all that a larger rate does to it is drift.
 
 # %%
-means = table.groupby(["arm", "preset", "lr"], sort=False)["value"].mean().reset_index()
-best = means.loc[means.groupby("preset", sort=False)["value"].idxmax()].rename(columns={"lr": "best lr"})
+columns = ["arm", "preset", "lr", "value", "lo", "hi", "seeds"]
+best = table.loc[table.groupby("preset", sort=False)["value"].idxmax(), columns]
+best = best.rename(columns={"lr": "best lr"})
 best["preset lr"] = [preset(arm).lr for arm in best["preset"]]
 best.round(1).style.format({"best lr": "{:.0e}", "preset lr": "{:.0e}"}).hide(axis="index")
 

@@ -145,25 +145,23 @@ def figure_3(table: pd.DataFrame) -> Figure:
 
 
 def figure_learning_rates(table: pd.DataFrame, untrained: Mapping[str, float]) -> Figure:
-    """Score of every arm against its learning rate: mean of the tuning seeds, bars from low to high.
+    """Score of every arm against its learning rate, with intervals.
 
-    Columns: arm, lr, seed, value; untrained: scores of the base by name, drawn as level lines. One panel
-    for the arms that train on their own answers, one for the others.
+    Columns: arm, lr, value, lo, hi; untrained: scores of the base by name, drawn as level lines. One panel
+    for the arms that train on their own sharpened answers, one for the others.
     """
-    checked(table, "figure_learning_rates", ("arm", "lr", "seed", "value"))
+    checked(table, "figure_learning_rates", ("arm", "lr", "value", "lo", "hi"))
     fig = new_figure(PAGE, 3.0)
     axes = fig.subplots(1, 2, sharey=True)
     own = table["arm"].str.startswith(("SePT", "Offline"))
     for ax, title, part in ((axes[0], "tau_s < tau_t", table[own]), (axes[1], "other arms", table[~own])):
         number = variants_of(part["arm"].unique())
         for place, (arm, variant) in enumerate(number.items()):
-            by_rate = (
-                part[part["arm"] == arm].groupby("lr")["value"].agg(["mean", "min", "max"]).sort_index()
-            )
-            x = by_rate.index.to_numpy() * (1 + 0.06 * (place - (len(number) - 1) / 2))  # beside each other
-            error = [by_rate["mean"] - by_rate["min"], by_rate["max"] - by_rate["mean"]]
+            rows = part[part["arm"] == arm].sort_values("lr")
+            x = rows["lr"] * (1 + 0.06 * (place - (len(number) - 1) / 2))  # beside each other
+            error = [rows["value"] - rows["lo"], rows["hi"] - rows["value"]]
             dash = ("-", "--", ":", "-.")[variant % 4]
-            ax.errorbar(x, by_rate["mean"], error, color=method_colour(arm), fmt="o" + dash, label=arm)
+            ax.errorbar(x, rows["value"], error, color=method_colour(arm), fmt="o" + dash, label=arm)
         for (name, value), dash in zip(untrained.items(), ("-", "--", ":"), strict=False):
             ax.axhline(value, color=method_colour("Baseline"), linestyle=dash, linewidth=0.9, label=name)
         ax.set(xscale="log", xlabel="learning rate", title=title, ylim=(0, 100))

@@ -99,13 +99,9 @@ def sweeps(sweep) -> pd.DataFrame:
 
 @pytest.fixture()
 def rates() -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {"arm": a, "lr": lr, "seed": s, "value": 50.0 + s + i}
-            for i, a in enumerate(("SePT", "Offline", "GRPO"))
-            for lr in (1e-5, 1e-4)
-            for s in (900, 901)
-        ]
+    arms = ("SePT", "Offline", "GRPO")
+    return _with_interval(
+        [{"arm": a, "lr": lr, "value": 50.0 + i} for i, a in enumerate(arms) for lr in (1e-5, 1e-4)]
     )
 
 
@@ -119,7 +115,7 @@ DRAWINGS = [
     ("figure_3", "models", ("model", "method", "value", "lo", "hi"), 4),
     ("figure_5", "rollouts", ("arm", "seed", "round", "metric", "value"), 4),
     ("figure_7", "sweeps", ("model", "family", "temperature", "metric", "value", "lo", "hi"), 12),
-    ("figure_learning_rates", "rates", ("arm", "lr", "seed", "value"), 2),
+    ("figure_learning_rates", "rates", ("arm", "lr", "value", "lo", "hi"), 2),
 ]
 OPTIONS = {
     "figure_5": {"baseline": {"pass@1": 20.0, "pass@32": 60.0}},

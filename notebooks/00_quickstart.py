@@ -30,20 +30,20 @@
 # with constant $\tau_s = 0.6$.
 
 # %% tags=["parameters"]
-profile = "quick"  # str: scale, one of sept.experiments.PROFILES
+profile = "quick"  # str: scale, one of sept.profiles.PROFILES
 out_dir = "figures/quick"  # str: where figures, tables and the headline numbers go
 
 # %%
 import pandas as pd
 
-from sept import experiments, figures, figures_training
+from sept import experiments, figures, figures_training, profiles
 from sept.grading import grade
 from sept.policy import load_policy
 from sept.problems import load_problems
 from sept.provenance import environment
 from sept.sampling import make_sampler
 
-scale = experiments.profile(profile)
+scale = profiles.profile(profile)
 figures.use_style()
 environment()
 

@@ -23,17 +23,17 @@
 # published curves, which are tinted. What training does to the curve is in `02b_figure_6_trained`.
 
 # %% tags=["parameters"]
-profile = "quick"  # str: scale, one of sept.experiments.PROFILES
+profile = "quick"  # str: scale, one of sept.profiles.PROFILES
 out_dir = "figures/quick"  # str: where figures, tables and the headline numbers go
 
 # %%
 import pandas as pd
 
-from sept import experiments, figures
+from sept import experiments, figures, profiles
 from sept.evaluation import best_temperature, peak_shift, sweep_table
 from sept.provenance import environment
 
-scale = experiments.profile(profile)
+scale = profiles.profile(profile)
 provenance = {**environment(), "profile": profile, "seeds": list(scale.seeds)}
 measured = scale.label()
 figures.use_style()

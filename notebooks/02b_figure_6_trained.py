@@ -20,17 +20,17 @@
 # peaks would be equally high; the last cell lists them.
 
 # %% tags=["parameters"]
-profile = "quick"  # str: scale, one of sept.experiments.PROFILES
+profile = "quick"  # str: scale, one of sept.profiles.PROFILES
 out_dir = "figures/quick"  # str: where figures, tables and the headline numbers go
 
 # %%
 import pandas as pd
 
-from sept import experiments, figures
+from sept import experiments, figures, profiles
 from sept.evaluation import summary_rows
 from sept.provenance import environment
 
-scale = experiments.profile(profile)
+scale = profiles.profile(profile)
 provenance = {**environment(), "profile": profile, "seeds": list(scale.seeds[:3])}
 measured = scale.label()
 figures.use_style()

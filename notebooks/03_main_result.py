@@ -24,13 +24,13 @@
 # Figure 1c, measured above, published (tinted) below; `11_table_1_models` has the other models.
 
 # %% tags=["parameters"]
-profile = "quick"  # str: scale, one of sept.experiments.PROFILES
+profile = "quick"  # str: scale, one of sept.profiles.PROFILES
 out_dir = "figures/quick"  # str: where figures, tables and the headline numbers go
 
 # %%
 import pandas as pd
 
-from sept import experiments, figures, figures_training
+from sept import experiments, figures, figures_training, profiles
 from sept.evaluation import (
     best_for_each_k,
     best_temperature,
@@ -42,7 +42,7 @@ from sept.evaluation import (
 )
 from sept.provenance import environment
 
-scale = experiments.profile(profile)
+scale = profiles.profile(profile)
 arms = ("sept", "sept-annealed", "grpo")
 provenance = {**environment(), "profile": profile, "seeds": list(scale.seeds)}
 sept = scale.runs("sept")[0].config()

@@ -22,7 +22,7 @@
 # rate at which SePT already gains and noise does little: there drift and signal can be told apart.
 
 # %% tags=["parameters"]
-profile = "quick"  # str: scale, one of sept.experiments.PROFILES
+profile = "quick"  # str: scale, one of sept.profiles.PROFILES
 out_dir = "figures/quick"  # str: where figures, tables and the headline numbers go
 
 # %%
@@ -30,12 +30,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from sept import experiments, figures, figures_training
+from sept import experiments, figures, figures_training, profiles
 from sept.config import preset
 from sept.evaluation import best_temperature, compare, family_means, summary_rows
 from sept.provenance import environment, write_text
 
-scale = experiments.profile(profile)
+scale = profiles.profile(profile)
 arms = ("sept", "sept-annealed", "offline", "offline-sft", "coupled", "em-ft", "grpo")
 provenance = {**environment(), "profile": profile, "seeds": list(scale.tuning_seeds)}
 figures.use_style()

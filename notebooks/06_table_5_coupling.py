@@ -21,17 +21,17 @@
 # annealed $\tau_s$, which is what the authors' switch does.
 
 # %% tags=["parameters"]
-profile = "quick"  # str: scale, one of sept.experiments.PROFILES
+profile = "quick"  # str: scale, one of sept.profiles.PROFILES
 out_dir = "figures/quick"  # str: where figures, tables and the headline numbers go
 
 # %%
 from IPython.display import HTML
 
-from sept import experiments, figures, figures_training, tables
+from sept import experiments, figures, figures_training, profiles, tables
 from sept.evaluation import best_temperature, compare, comparison_table, detail_table
 from sept.provenance import environment
 
-scale = experiments.profile(profile)
+scale = profiles.profile(profile)
 arms = ("inverted", "coupled", "coupled-tau_s", "coupled-annealed", "sept")
 provenance = {**environment(), "profile": profile, "seeds": list(scale.seeds)}
 figures.use_style()

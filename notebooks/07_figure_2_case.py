@@ -24,18 +24,18 @@
 # separately about the questions where it prefers the wrong one.
 
 # %% tags=["parameters"]
-profile = "quick"  # str: scale, one of sept.experiments.PROFILES
+profile = "quick"  # str: scale, one of sept.profiles.PROFILES
 out_dir = "figures/quick"  # str: where figures, tables and the headline numbers go
 
 # %%
 from pathlib import Path
 
-from sept import cases, experiments, figures, figures_cases
+from sept import cases, experiments, figures, figures_cases, profiles
 from sept.policy import load_policy
 from sept.problems import load_problems
 from sept.provenance import environment, write_text
 
-scale = experiments.profile(profile)
+scale = profiles.profile(profile)
 provenance = {**environment(), "profile": profile, "seeds": list(scale.seeds[:1])}
 figures.use_style()
 

@@ -22,14 +22,14 @@
 # run by hand on two questions, so that every box is seen as numbers.
 
 # %% tags=["parameters"]
-profile = "quick"  # str: scale, one of sept.experiments.PROFILES
+profile = "quick"  # str: scale, one of sept.profiles.PROFILES
 out_dir = "figures/quick"  # str: where figures, tables and the headline numbers go
 
 # %%
 import pandas as pd
 import torch
 
-from sept import experiments, figures, figures_text, objectives
+from sept import experiments, figures, figures_text, objectives, profiles
 from sept.config import preset
 from sept.grading import grade
 from sept.policy import load_policy, make_batch, response_logits
@@ -37,7 +37,7 @@ from sept.problems import load_problems
 from sept.provenance import environment
 from sept.sampling import make_sampler
 
-drawn_config = experiments.profile(profile).runs("sept")[0].config()
+drawn_config = profiles.profile(profile).runs("sept")[0].config()
 provenance = {**environment(), "profile": profile, "config": drawn_config.key()}
 figures.use_style()
 

@@ -20,18 +20,18 @@
 # as many steps at the same rate; EM-FT at its own best rate is in `04_learning_rates`.
 
 # %% tags=["parameters"]
-profile = "quick"  # str: scale, one of sept.experiments.PROFILES
+profile = "quick"  # str: scale, one of sept.profiles.PROFILES
 out_dir = "figures/quick"  # str: where figures, tables and the headline numbers go
 
 # %%
 import pandas as pd
 from IPython.display import HTML
 
-from sept import experiments, figures, figures_training, tables
+from sept import experiments, figures, figures_training, profiles, tables
 from sept.evaluation import best_temperature, compare, comparison_table, detail_table
 from sept.provenance import environment
 
-scale = experiments.profile(profile)
+scale = profiles.profile(profile)
 models, arms = (scale.model, scale.others[0]), ("em-ft", "sept")
 provenance = {**environment(), "profile": profile, "seeds": list(scale.seeds[:3])}
 figures.use_style()

@@ -20,17 +20,17 @@
 # target of Theorem 1 is the same, only the noise around it is smaller.
 
 # %% tags=["parameters"]
-profile = "quick"  # str: scale, one of sept.experiments.PROFILES
+profile = "quick"  # str: scale, one of sept.profiles.PROFILES
 out_dir = "figures/quick"  # str: where figures, tables and the headline numbers go
 
 # %%
 import pandas as pd
 
-from sept import experiments, figures, figures_training
+from sept import experiments, figures, figures_training, profiles
 from sept.evaluation import best_temperature, compare, family_means
 from sept.provenance import environment
 
-scale = experiments.profile(profile)
+scale = profiles.profile(profile)
 provenance = {**environment(), "profile": profile, "seeds": list(scale.seeds[:3])}
 metrics = ["pass@1", "pass@32"]
 figures.use_style()

@@ -20,14 +20,14 @@
 # on the first and need not on the others; the last cell gives each gain with its interval.
 
 # %% tags=["parameters"]
-profile = "quick"  # str: scale, one of sept.experiments.PROFILES
+profile = "quick"  # str: scale, one of sept.profiles.PROFILES
 out_dir = "figures/quick"  # str: where figures, tables and the headline numbers go
 
 # %%
 import pandas as pd
 from IPython.display import HTML
 
-from sept import experiments, figures, tables
+from sept import experiments, figures, profiles, tables
 from sept.evaluation import (
     best_temperature,
     compare,
@@ -39,7 +39,7 @@ from sept.evaluation import (
 )
 from sept.provenance import environment
 
-scale = experiments.profile(profile)
+scale = profiles.profile(profile)
 models, arms = (scale.model, *scale.others), ("sept", "grpo")
 provenance = {**environment(), "profile": profile, "seeds": list(scale.seeds)}
 figures.use_style()

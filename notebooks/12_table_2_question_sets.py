@@ -20,17 +20,17 @@
 # loses by that.
 
 # %% tags=["parameters"]
-profile = "quick"  # str: scale, one of sept.experiments.PROFILES
+profile = "quick"  # str: scale, one of sept.profiles.PROFILES
 out_dir = "figures/quick"  # str: where figures, tables and the headline numbers go
 
 # %%
 import pandas as pd
 from IPython.display import HTML
 
-from sept import experiments, tables
+from sept import experiments, profiles, tables
 from sept.evaluation import best_temperature, compare, comparison_table, detail_table, difference
 
-scale = experiments.profile(profile)
+scale = profiles.profile(profile)
 models, arms = (scale.model, scale.others[0]), ("grpo", "sept")
 names = {m: scale.label(m).partition(",")[0] for m in models}
 sets = {scale.train: "all families", scale.other_train: "additions"}

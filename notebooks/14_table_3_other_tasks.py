@@ -19,18 +19,18 @@
 # prints what became of it, as a paired difference with its interval.
 
 # %% tags=["parameters"]
-profile = "quick"  # str: scale, one of sept.experiments.PROFILES
+profile = "quick"  # str: scale, one of sept.profiles.PROFILES
 out_dir = "figures/quick"  # str: where figures, tables and the headline numbers go
 
 # %%
 import pandas as pd
 from IPython.display import HTML
 
-from sept import experiments, tables
+from sept import experiments, profiles, tables
 from sept.evaluation import compare, comparison_table
 from sept.problems import load_problems
 
-scale = experiments.profile(profile)
+scale = profiles.profile(profile)
 arms = ("sept", "sept-annealed", "grpo")
 families = load_problems(scale.other_tasks).families
 

@@ -304,7 +304,7 @@ def figures(
     """Execute the notebooks and write every figure with its table."""
     import time
 
-    from .experiments import profile as find_profile
+    from .profiles import profile as find_profile
     from .runner import run_notebooks
 
     find_profile(profile)

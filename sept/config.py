@@ -208,6 +208,20 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Named arms on the embedded world: what differs from the embedded SePT (constant tau_s = 0.6)."""
 
+ARM_NAMES = {
+    "sept": "SePT",
+    "sept-annealed": "SePT (annealed)",
+    "offline": "Offline",
+    "offline-sft": "Offline (authors' trainer)",
+    "coupled": "Coupled",
+    "coupled-tau_s": "Coupled (0.6)",
+    "coupled-annealed": "Coupled (annealed)",
+    "inverted": "Inverted",
+    "em-ft": "EM-FT",
+    "grpo": "GRPO",
+}
+"""What figures and tables call an arm."""
+
 
 def preset(name: str, **overrides: Any) -> Config:
     """The config of a named arm, with fields overridden. SeptError on unknown names or fields."""

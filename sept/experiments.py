@@ -1,4 +1,4 @@
-"""Arms x seeds x bases as content-addressed runs: the results store, the runner, the profiles.
+"""Arms x seeds x bases as content-addressed runs: the results store and what fills it.
 
 A result's key is made of the config, the hash of the checkpoint, the hash of the problem set and
 RESULTS_VERSION: a finished result is never computed twice, and never reused after a change that alters
@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,191 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from .config import RESULTS_VERSION, Config, SeptError, digest, preset
+from .config import ARM_NAMES, RESULTS_VERSION, Config, SeptError, digest, preset
 from .provenance import environment, write_json, write_text
 
 if TYPE_CHECKING:
     from .policy import Policy
-
-
-@dataclass(frozen=True)
-class Profile:
-    """One scale of the same notebooks. Times are for 2 CPU cores."""
-
-    seeds: tuple[int, ...]
-    """Training seeds reported (never used to choose anything)."""
-    temperatures: tuple[float, ...]
-    """Decoding temperatures of every sweep; 0 is greedy."""
-    test: str = "toy:test:100"
-    """Questions that are reported on."""
-    dev: str = "toy:dev:32"
-    """Questions that anything is chosen on."""
-    train: str = "toy:train"
-    """Questions that are trained on."""
-    other_train: str = "toy:train:add3+add4+add5"
-    """Another set of training questions, of other composition (the paper's OTM beside DSR)."""
-    other_tasks: str = "toy:test:rev+sort:100"
-    """Questions of tasks that are never trained on."""
-    curve: str = "toy:test:24"
-    """Questions that are scored again and again while a run trains."""
-    model: str = "H"
-    """Shipped base, folder or hub id."""
-    others: tuple[str, ...] = ("I", "F", "E")
-    """Models of other character: instruction-tuned, nothing to gain, failing."""
-    others_temperatures: tuple[float, ...] = ()
-    """Decoding temperatures of their sweeps; empty: the same."""
-    rounds_many: int | None = 60
-    """Rounds of the runs with more than one answer per question; None: all."""
-    n: int = 32
-    """Samples per question."""
-    max_new_tokens: int = 56
-    """Response limit in tokens, in training and in evaluation."""
-    train_overrides: dict[str, Any] = field(default_factory=dict)
-    """Config fields that differ from the arm's preset at this scale."""
-    tuning_seeds: tuple[int, ...] = (900,)
-    """Training seeds for choosing learning rates, never reported."""
-    rates: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4)
-    """The grid of learning rates, the same for every arm."""
-    notebooks: str = ""
-    """Comma-separated beginnings of the notebooks that belong to it; empty: all."""
-
-    def label(self, model: str = "") -> str:
-        """What figures call a model, by default the profile's: `embedded base H, 0.3 M parameters`."""
-        from .policy import BASES, load_policy
-
-        name = model or self.model
-        size = sum(p.numel() for p in load_policy(name).model.parameters())
-        shown = f"{size / 1e9:.1f} B" if size > 1e9 else f"{size / 1e6:.1f} M"
-        return f"{'embedded base ' * (BASES / name).is_dir()}{name}, {shown} parameters"
-
-    def runs(
-        self,
-        arm: str,
-        count: int | None = None,
-        seeds: tuple[int, ...] = (),
-        model: str = "",
-        train: str = "",
-        **overrides: Any,
-    ) -> list[Run]:
-        """An arm's runs, one per seed: the reported seeds, or the first `count` of them, or `seeds`."""
-        overrides = {**self.train_overrides, **overrides}
-        if arm == "grpo" and "questions" in overrides:  # as many answers a round, in groups of G
-            overrides |= {"questions": overrides["questions"] // 8, "mini_batch": 1}
-        pairs = tuple(sorted({"max_new_tokens": self.max_new_tokens, **overrides}.items()))
-        where = model or self.model, train or self.train
-        return [Run(where[0], arm, seed, where[1], pairs) for seed in (seeds or self.seeds)[:count]]
-
-    def points(self, run: Run, parts: int = 10) -> list[Score]:
-        """Scores of a run after each of `parts` equal stretches of it, on the questions of curves."""
-        rounds = run.config().rounds
-        at = sorted({max(1, rounds * i // parts) for i in range(1, parts + 1)})
-        return [replace(self.score(run, 1.0, self.curve), at=r) for r in at]
-
-    def sweep(self, model: str = "", problems: str | None = None) -> dict[float, Score]:
-        """Scores of an untrained model at every decoding temperature."""
-        other = self.others_temperatures if model in self.others else ()
-        name = model or self.model
-        return {tau: self.score(name, tau, problems) for tau in other or self.temperatures}
-
-    def score(self, model: str | Run, tau: float = 1.0, problems: str | None = None) -> Score:
-        """A score at this scale, on the test questions unless told otherwise."""
-        return Score(model, problems or self.test, tau, self.n, max_new_tokens=self.max_new_tokens)
-
-
-_TENTHS = tuple(round(0.1 * i, 1) for i in range(17))
-_COARSE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6)
-PROFILES = {
-    "smoke": Profile(
-        seeds=(100,),
-        temperatures=(0.0, 0.6, 1.0),
-        test="toy:test:2",
-        dev="toy:dev:2",
-        curve="toy:test:2",
-        other_tasks="toy:test:rev+sort:2",
-        others=("E",),
-        rounds_many=3,
-        train_overrides={"rounds": 3, "warmup": 0, "questions": 16, "mini_batch": 8},
-        rates=(1e-4, 3e-4),
-    ),
-    "quick": Profile(
-        seeds=(100,),
-        temperatures=_COARSE,
-        test="toy:test:24",
-        dev="toy:dev:16",
-        curve="toy:test:8",
-        notebooks="00,01,02,03",
-    ),
-    "laptop": Profile(
-        seeds=(100, 101, 102, 103, 104), temperatures=_TENTHS, others_temperatures=_TENTHS[::2]
-    ),
-    # The same notebooks on a hub model and on problem files of your own (columns prompt and answer).
-    "gpu": Profile(
-        seeds=(100,),
-        temperatures=(0.0, 0.3, 0.6, 1.0),
-        model="Qwen/Qwen2.5-Math-1.5B",
-        test="problems/test.jsonl",
-        dev="problems/dev.jsonl",
-        train="problems/train.jsonl",
-        other_train="problems/other_train.jsonl",
-        curve="problems/test.jsonl",
-        other_tasks="problems/other_tasks.jsonl",
-        others=("Qwen/Qwen2.5-1.5B-Instruct",),
-        rounds_many=None,
-        max_new_tokens=1024,
-        train_overrides={"rounds": 50, "lr": 1e-6, "micro_batch": 4, "gradient_checkpointing": True},
-    ),
-    "paper": Profile(
-        seeds=(100,),
-        temperatures=_TENTHS,
-        model="Qwen/Qwen2.5-Math-7B",
-        test="problems/test.jsonl",
-        dev="problems/dev.jsonl",
-        train="problems/train.jsonl",
-        other_train="problems/other_train.jsonl",
-        curve="problems/test.jsonl",
-        other_tasks="problems/other_tasks.jsonl",
-        others=(
-            "Qwen/Qwen2.5-7B-Instruct",
-            "deepseek-ai/deepseek-math-7b-instruct",
-            "meta-llama/Llama-3.1-8B-Instruct",
-        ),
-        rounds_many=None,
-        max_new_tokens=3072,
-        train_overrides={
-            "rounds": 942,
-            "lr": 1e-7,
-            "micro_batch": 4,
-            "loss_normalisation": "microbatch-token",
-            "tau_s_schedule": "linear",
-            "gradient_checkpointing": True,
-            "save_every": 50,
-        },
-    ),
-}
-
-
-def profile(name: str) -> Profile:
-    """A profile by name. SeptError on an unknown one."""
-    if name not in PROFILES:
-        raise SeptError(f"profile {name!r}: unknown, choose one of {', '.join(PROFILES)}")
-    return PROFILES[name]
-
-
-ARM_NAMES = {
-    "sept": "SePT",
-    "sept-annealed": "SePT (annealed)",
-    "offline": "Offline",
-    "offline-sft": "Offline (authors' trainer)",
-    "coupled": "Coupled",
-    "coupled-tau_s": "Coupled (0.6)",
-    "coupled-annealed": "Coupled (annealed)",
-    "inverted": "Inverted",
-    "em-ft": "EM-FT",
-    "grpo": "GRPO",
-}
-"""What figures and tables call an arm."""
-
-# --- runs -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

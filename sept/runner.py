@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from .config import SeptError
-from .experiments import profile, results_dir
+from .experiments import results_dir
+from .profiles import profile
 from .provenance import write_json
 
 

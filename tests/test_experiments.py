@@ -10,9 +10,10 @@ import pytest
 from sept import config, experiments, runner
 from sept.checkpoints import locked
 from sept.config import SeptError
-from sept.experiments import PROFILES, Run, Score, compute, counts, profile, run_folder, score_file
+from sept.experiments import Run, Score, compute, counts, run_folder, score_file
 from sept.policy import BASES
 from sept.problems import ProblemSet, load_problems
+from sept.profiles import PROFILES, profile
 
 TINY = (("mini_batch", 4), ("questions", 8), ("rounds", 2), ("warmup", 0))
 NOTEBOOKS = Path(experiments.__file__).parent.parent / "notebooks"

@@ -34,7 +34,7 @@ from sept.evaluation import best_temperature, peak_shift, sweep_table
 from sept.provenance import environment
 
 scale = profiles.profile(profile)
-provenance = {**environment(), "profile": profile, "seeds": list(scale.seeds)}
+provenance = {**environment(), "profile": profile, "config": scale.key(), "seeds": list(scale.seeds)}
 measured = scale.label()
 figures.use_style()
 

@@ -31,7 +31,7 @@ from sept.evaluation import summary_rows
 from sept.provenance import environment
 
 scale = profiles.profile(profile)
-provenance = {**environment(), "profile": profile, "seeds": list(scale.seeds[:3])}
+provenance = {**environment(), "profile": profile, "config": scale.key(), "seeds": list(scale.seeds[:3])}
 measured = scale.label()
 figures.use_style()
 

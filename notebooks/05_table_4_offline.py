@@ -38,7 +38,7 @@ from sept.provenance import environment
 
 scale = profiles.profile(profile)
 arms = ("offline", "offline-sft", "sept")
-provenance = {**environment(), "profile": profile, "seeds": list(scale.seeds)}
+provenance = {**environment(), "profile": profile, "config": scale.key(), "seeds": list(scale.seeds)}
 figures.use_style()
 
 # %% [markdown]

@@ -33,7 +33,7 @@ from sept.provenance import environment
 
 scale = profiles.profile(profile)
 arms = ("inverted", "coupled", "coupled-tau_s", "coupled-annealed", "sept")
-provenance = {**environment(), "profile": profile, "seeds": list(scale.seeds)}
+provenance = {**environment(), "profile": profile, "config": scale.key(), "seeds": list(scale.seeds)}
 figures.use_style()
 
 # %% [markdown]
@@ -82,7 +82,7 @@ for arm in arms:
     headline[name] = [round(float(change[c]), 4) for c in ("value", "lo", "hi")]
 decided = {
     "decoupling beats coupling": compare(scored["sept"], scored["coupled"]).loc["AVG"],
-    "inversion hurts": compare(scored["inverted"], sweep[1.0]).loc["AVG"],
+    "inversion hurts": compare(scored["inverted"], scored["coupled"]).loc["AVG"],
 }
 experiments.record(out_dir, "06_table_5_coupling", headline, decided)
 headline

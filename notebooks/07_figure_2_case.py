@@ -36,7 +36,7 @@ from sept.problems import load_problems
 from sept.provenance import environment, write_text
 
 scale = profiles.profile(profile)
-provenance = {**environment(), "profile": profile, "seeds": list(scale.seeds[:1])}
+provenance = {**environment(), "profile": profile, "config": scale.key(), "seeds": list(scale.seeds[:1])}
 figures.use_style()
 
 # %% [markdown]

@@ -15,8 +15,8 @@
 #
 # **Question.** SePT makes a model surer of itself. Does minimising its entropy directly (EM-FT) do as well?
 #
-# **Answer.** In the paper SePT beats EM-FT on two models. On the embedded bases it is the other way round, by a
-# wide margin, and the last cell says by how much. Both arms see the same questions, draw as many answers, take
+# **Answer.** In the paper SePT beats EM-FT on two models. What happens on the embedded bases the last cell says,
+# as a paired difference: on H it is the other way round. Both arms see the same questions, draw as many answers, take
 # as many steps at the same rate; EM-FT at its own best rate is in `04_learning_rates`.
 
 # %% tags=["parameters"]
@@ -33,7 +33,7 @@ from sept.provenance import environment
 
 scale = profiles.profile(profile)
 models, arms = (scale.model, scale.others[0]), ("em-ft", "sept")
-provenance = {**environment(), "profile": profile, "seeds": list(scale.seeds[:3])}
+provenance = {**environment(), "profile": profile, "config": scale.key(), "seeds": list(scale.seeds[:3])}
 figures.use_style()
 
 # %% [markdown]

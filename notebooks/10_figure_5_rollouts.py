@@ -24,6 +24,8 @@ profile = "quick"  # str: scale, one of sept.profiles.PROFILES
 out_dir = "figures/quick"  # str: where figures, tables and the headline numbers go
 
 # %%
+from dataclasses import replace
+
 import pandas as pd
 
 from sept import experiments, figures, figures_training, profiles
@@ -31,7 +33,7 @@ from sept.evaluation import best_temperature, compare, family_means
 from sept.provenance import environment
 
 scale = profiles.profile(profile)
-provenance = {**environment(), "profile": profile, "seeds": list(scale.seeds[:3])}
+provenance = {**environment(), "profile": profile, "config": scale.key(), "seeds": list(scale.seeds[:3])}
 metrics = ["pass@1", "pass@32"]
 figures.use_style()
 
@@ -45,11 +47,10 @@ figures.use_style()
 many = {"rounds": scale.rounds_many} if scale.rounds_many else {}
 runs = {f"G = {G}": scale.runs("sept", 3, G=G, **many) for G in (4, 8)}
 points = {arm: [scale.points(run) for run in group] for arm, group in runs.items()}
-last = points["G = 8"][0][-1].at
-whole = [scale.points(run) + scale.points(run, 20) for run in scale.runs("sept", 3)]
-points = {
-    "G = 1": [sorted({p.at: p for p in run if p.at <= last}.values(), key=lambda p: p.at) for run in whole]
-} | points
+at = [point.at for point in points["G = 8"][0]]  # the same rounds for every G
+ones = scale.runs("sept", 3)
+points = {"G = 1": [[replace(scale.points(run)[0], at=r) for r in at] for run in ones]} | points
+last = at[-1]
 start = scale.score(scale.model, 1.0, scale.curve)
 wanted = [p for group in points.values() for run in group for p in run]
 experiments.compute([start, *wanted, *scale.sweep().values()], label="figure 5")

@@ -16,8 +16,8 @@
 # **Question.** On which models does SePT help, and can one see it coming in their temperature curves?
 #
 # **Answer.** Not on all. The embedded world has bases of different character: H memorised noise, I is H fine-tuned
-# on a hundred right answers, as instruction tuning is done, F was well trained, E was stopped early. SePT gains
-# on the first and need not on the others; the last cell gives each gain with its interval.
+# on a hundred right answers, as instruction tuning is done, F was well trained, E was stopped early. SePT need
+# not gain on all of them; the last cell gives each gain with its interval.
 
 # %% tags=["parameters"]
 profile = "quick"  # str: scale, one of sept.profiles.PROFILES
@@ -41,7 +41,7 @@ from sept.provenance import environment
 
 scale = profiles.profile(profile)
 models, arms = (scale.model, *scale.others), ("sept", "grpo")
-provenance = {**environment(), "profile": profile, "seeds": list(scale.seeds)}
+provenance = {**environment(), "profile": profile, "config": scale.key(), "seeds": list(scale.seeds)}
 figures.use_style()
 
 # %% [markdown]

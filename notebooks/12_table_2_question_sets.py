@@ -28,12 +28,12 @@ import pandas as pd
 from IPython.display import HTML
 
 from sept import experiments, profiles, tables
-from sept.evaluation import best_temperature, compare, comparison_table, detail_table, difference
+from sept.evaluation import best_temperature, compare, comparison_table, dependence, detail_table
 
 scale = profiles.profile(profile)
 models, arms = (scale.model, scale.others[0]), ("grpo", "sept")
 names = {m: scale.label(m).partition(",")[0] for m in models}
-sets = {scale.train: "all families", scale.other_train: "additions"}
+sets = {scale.train: "all families", scale.other_train: "additions"}  # as the embedded world names them
 
 # %% [markdown]
 # ## Two sets, two arms, two models
@@ -86,8 +86,7 @@ headline = {
     ]
     for (m, a), d in lost.items()
 }
-by_seed = {a: zip(*(scored[scale.model, a, s] for s in sets), strict=True) for a in arms}
-losses = {a: [difference(whole, part) for whole, part in pairs] for a, pairs in by_seed.items()}
-decided = {"question set matters less": compare(losses["grpo"], losses["sept"]).loc["AVG"]}
+size = {a: dependence(*(scored[scale.model, a, s] for s in sets)) for a in arms}
+decided = {"question set matters less": compare(size["grpo"], size["sept"]).loc["AVG"]}
 experiments.record(out_dir, "12_table_2_question_sets", headline, decided)
 headline

@@ -15,9 +15,9 @@
 #
 # **Question.** The paper's Llama loses by SePT. Is there a base like that here, and does the question set save it?
 #
-# **Answer.** Base E is: it was stopped early, its favourite answers are often wrong, and its best scores come from
-# asking it often. Sharpening locks those favourites in. The last cell prints what is lost, and what
-# GRPO, which is told what is right, makes of the same base.
+# **Answer.** Base E was stopped early: its favourite answers are often wrong, and its best scores come from
+# asking it often. Sharpening can lock those favourites in. The last cell prints what SePT gains or loses
+# there, and what GRPO, which is told what is right, makes of the same base.
 
 # %% tags=["parameters"]
 profile = "quick"  # str: scale, one of sept.profiles.PROFILES
@@ -33,12 +33,12 @@ from sept.evaluation import best_temperature, compare, comparison_table, detail_
 scale = profiles.profile(profile)
 models, arms = (scale.others[-1],), ("grpo", "sept")
 names = {m: scale.label(m).partition(",")[0] for m in models}
-sets = {scale.train: "all families", scale.other_train: "additions"}
+sets = {scale.train: "all families", scale.other_train: "additions"}  # as the embedded world names them
 
 # %% [markdown]
 # ## The weak base, with both question sets
 #
-# Settings are those of base H. A smaller rate would lose less, and gain nothing: the direction is the target's.
+# Settings are those of base H; no rate was tuned for this base.
 
 # %%
 runs = {(m, a, s): scale.runs(a, 3, model=m, train=s) for m in models for a in arms for s in sets}

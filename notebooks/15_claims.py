@@ -16,8 +16,8 @@
 # **Question.** What of the paper holds on a model that everyone can run?
 #
 # **Answer.** The table says so claim by claim: published evidence, measured evidence with its interval, and the
-# verdict of a rule that was committed before the reported runs (`sept/claims.py`). A claim that fails here
-# is shown as clearly as one that holds; it fails *on the embedded model*, no more and no less.
+# verdict of a rule that was committed before the reported runs (`sept/claims.py`); `rule_first` marks the rules
+# that were written before any number for them had been seen at all. A claim that fails here is shown as clearly as one that holds; it fails *on the embedded model*, no more and no less.
 
 # %% tags=["parameters"]
 profile = "quick"  # str: scale, one of sept.profiles.PROFILES
@@ -55,7 +55,7 @@ write_text(Path(out_dir) / "claims.csv", table.to_csv(index=False))
 figures.save_figure(figures_claims.figure_claims, "claims", table, out_dir, provenance)
 
 # %%
-shown = ["text", "published", "source", "value", "lo", "hi", "verdict", "notebook"]
+shown = ["text", "rule_first", "published", "source", "value", "lo", "hi", "verdict", "notebook"]
 table[shown].round(2).style.hide(axis="index").format(precision=2, na_rep="-")
 
 # %% [markdown]

@@ -168,6 +168,17 @@ def compare(a: Sequence[pd.DataFrame], b: pd.DataFrame | Sequence[pd.DataFrame])
     return summarise([difference(x, y) for x, y in zip(a, others, strict=True)])
 
 
+def dependence(a: Sequence[pd.DataFrame], b: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Paired differences a - b, one table per seed, with the sign of each metric's mean taken off.
+
+    Their `summarise` is how much it matters whether a or b, whichever is better.
+    """
+    tables = [difference(x, y) for x, y in zip(a, b, strict=True)]
+    columns = [m for m in METRICS if m in tables[0]]
+    signs = np.sign(np.mean([family_means(t)[columns].to_numpy() for t in tables], axis=0))
+    return [t.assign(**{m: s * t[m] for m, s in zip(columns, signs, strict=True)}) for t in tables]
+
+
 def best_temperature(sweep: dict[float, pd.DataFrame], metric: str = "AVG") -> float:
     """Temperature with the largest family mean of `metric`; the lowest of equals.
 

@@ -149,6 +149,9 @@ def compute(scores: Iterable[Score], workers: int | None = None, label: str = ""
     points: dict[str, list[Score]] = {key: [] for key in runs}
     for score in missing:
         if isinstance(score.model, Run) and score.at is not None:
+            rounds = score.model.config().rounds
+            if not 1 <= score.at <= rounds:
+                raise SeptError(f"score after round {score.at}: this run has {rounds} rounds only")
             points[score.model.key()].append(score)
     # Long jobs first, so that no core idles at the end.
     training = [(r, points[k]) for k, r in runs.items() if points[k] or not _trained(r)]
@@ -160,14 +163,19 @@ def compute(scores: Iterable[Score], workers: int | None = None, label: str = ""
 
 def _check_store() -> None:
     """SeptError if the store was written by another version of the numbers."""
-    stamp, mine = results_dir() / "results_version", str(RESULTS_VERSION)
-    if not stamp.is_file():
-        write_text(stamp, mine)
-    elif stamp.read_text() != mine:
+    stamp = results_dir() / "results_version"
+    first = next(results_dir().glob("eval-*/score.json"), None)
+    found = RESULTS_VERSION
+    if stamp.is_file():
+        found = int(stamp.read_text())
+    elif first is not None:
+        found = int(json.loads(first.read_text())["results_version"])
+    if found != RESULTS_VERSION:
         raise SeptError(
-            f"results store {str(results_dir())!r} was written by results version {stamp.read_text()}, this "
-            f"is version {mine}: move it away, or name another folder in SEPT_RESULTS"
+            f"results store {str(results_dir())!r} was written by results version {found}, this is version "
+            f"{RESULTS_VERSION}: move it away, or name another folder in SEPT_RESULTS"
         )
+    write_text(stamp, str(RESULTS_VERSION))
 
 
 def _side_by_side(training: list[Any], evaluating: list[Score], workers: int | None, label: str) -> None:
@@ -254,42 +262,56 @@ def _one_thread() -> None:
 def _train_job(job: tuple[Run, list[Score]]) -> None:
     """Train a run; on the way, measure the scores `at` rounds that are missing.
 
-    Weights in between are not kept, so scores missed in a finished run are measured in a second pass
-    over it, which is the same to the bit and thrown away.
+    Weights in between are not kept. So scores missed in a finished run, or before the checkpoint that a
+    killed run went on from, are measured in a second pass from its start, which is thrown away. It has to
+    be the same run to the byte; on another machine it may not be, which is a SeptError.
     """
     from .checkpoints import locked
+
+    run, points = job
+    folder = run_folder(run)
+    with locked(results_dir() / f".{folder.name}.lock", wait=True):  # another notebook may train it now
+        if not _trained(run):
+            _pass_over(run, points, folder)
+        if any(not score_file(s).is_file() for s in points):
+            again = folder.with_name(f"again-{run.key()}")
+            shutil.rmtree(again, ignore_errors=True)
+            _pass_over(run, points, again)
+            same = (again / "rounds.jsonl").read_bytes() == (folder / "rounds.jsonl").read_bytes()
+            if not same:
+                for score in points:
+                    shutil.rmtree(score_file(score).parent, ignore_errors=True)
+            shutil.rmtree(again)
+            if not same:
+                raise SeptError(
+                    f"run {folder.name} comes out differently here than where it was trained, so scores on "
+                    "its way cannot be measured: delete its folder to train it again"
+                )
+
+
+def _pass_over(run: Run, points: list[Score], folder: Path) -> None:
+    """Train `run` in `folder`, or go on with it, measuring `points`; note its seconds without theirs."""
     from .loop import train
     from .policy import load_policy
     from .problems import load_problems
 
-    run, points = job
-    folder = run_folder(run)
-    started = time.monotonic()
-    with locked(results_dir() / f".{folder.name}.lock", wait=True):  # another notebook may train it now
-        points = [s for s in points if not score_file(s).is_file()]
-        if _trained(run) and not points:
-            return
-        again = folder.with_name(f"again-{run.key()}") if _trained(run) else folder
-        policy = load_policy(run.base)
+    policy, progress = load_policy(run.base), run_folder(run) / "progress"
+    started, measuring = time.monotonic(), 0.0
 
-        def tell(row: dict[str, Any]) -> None:
-            done = row["round"] + 1
-            if done % 5 == 1:
-                write_text(again / "progress", f"{done}/{run.config().rounds}")
-            for score in (s for s in points if s.at == done and not score_file(s).is_file()):
-                _measure(score, policy)
+    def tell(row: dict[str, Any]) -> None:
+        nonlocal measuring
+        done, begun = row["round"] + 1, time.monotonic()
+        if done % 5 == 1:
+            write_text(progress, f"{done}/{run.config().rounds}")
+        for score in (s for s in points if s.at == done and not score_file(s).is_file()):
+            _measure(score, policy)
+        measuring += time.monotonic() - begun
 
-        train(run.config(), policy, load_problems(run.problems), again, resume=True, on_round=tell)
-        if again == folder:
-            write_text(folder / "seconds", f"{time.monotonic() - started:.1f}")
-        else:
-            shutil.rmtree(again)
-        (folder / "progress").unlink(missing_ok=True)
-    lost = [s.at for s in points if not score_file(s).is_file()]
-    if lost and again == folder:  # rounds before the checkpoint that a killed run went on from
-        _train_job((run, points))
-    elif lost:
-        raise SeptError(f"scores at rounds {lost}: this run has {run.config().rounds} rounds only")
+    train(run.config(), policy, load_problems(run.problems), folder, resume=True, on_round=tell)
+    progress.unlink(missing_ok=True)
+    note = run_folder(run) / "seconds"
+    before = float(note.read_text()) if note.is_file() else 0.0
+    write_text(note, f"{before + time.monotonic() - started - measuring:.1f}")
 
 
 def _score_job(score: Score) -> None:

@@ -159,9 +159,12 @@ def redraw(folder: str | Path, out_dir: str | Path) -> list[str]:
         module, _, function = record.pop("drawn_by", ".").partition(".")
         if not (module.startswith("figures") and function.startswith("figure_")):
             raise SeptError(f"figure {str(path)!r}: its metadata name no drawing function of this package")
-        draw = getattr(import_module(f"sept.{module}"), function)
-        options = record.pop("options", {})
-        save_figure(draw, path.stem, pd.read_csv(path.with_suffix(".csv")), out_dir, record, **options)
+        try:
+            draw = getattr(import_module(f"sept.{module}"), function)
+            options, table = record.pop("options", {}), pd.read_csv(path.with_suffix(".csv"))
+            save_figure(draw, path.stem, table, out_dir, record, **options)
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
+            raise SeptError(f"figure {str(path)!r} cannot be drawn again: {error}") from None
         names.append(path.stem)
     if not names:
         raise SeptError(f"folder {str(folder)!r}: no figures to draw again; run `sept figures` first")

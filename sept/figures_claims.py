@@ -45,17 +45,19 @@ def figure_claims(table: pd.DataFrame) -> Figure:
         for t in (float(threshold),) if kind != "within" else (-float(threshold), float(threshold)):
             ax.plot([t, t], [y - 0.35, y + 0.35], color="#999999", linewidth=0.8)
         if marker:
-            # What leaves the axis is drawn at its edge; the number beside it is the true one.
+            # What leaves the axis is drawn at its edge; the numbers beside it are the true ones.
             low, high, value = (min(max(float(row[c]), -reach), reach) for c in ("lo", "hi", "value"))
             ax.plot([low, high], [y, y], color=colour, linewidth=1.6)
             ax.plot(value, y, marker, color=colour, markersize=5)
-            shown = f"{row['value']:.0e}" if 0 < abs(row["value"]) < 0.005 else f"{row['value']:+.1f}"
-            ax.text(reach + 3, y, shown, va="center", fontsize=8)
-        ax.text(reach + 18, y, row["verdict"], va="center", color=colour, fontsize=8, fontweight="bold")
-    for x, text in ((-142, "claim"), (-48, "published"), (0, "measured, 95%"), (reach + 18, "verdict")):
-        place = "left" if x in (-142, reach + 18) else "center"
+            shown = f"{row['value']:+.1f} [{row['lo']:.1f}, {row['hi']:.1f}]"
+            if 0 < abs(row["value"]) < 0.005:
+                shown = f"{row['value']:.0e}"
+            ax.text(reach + 3, y, shown, va="center", fontsize=7)
+        ax.text(reach + 40, y, row["verdict"], va="center", color=colour, fontsize=8, fontweight="bold")
+    for x, text in ((-142, "claim"), (-48, "published"), (0, "measured, 95%"), (reach + 40, "verdict")):
+        place = "left" if x in (-142, reach + 40) else "center"
         ax.text(x, -0.95, text, ha=place, va="center", fontweight="bold", fontsize=8)
-    ax.set_xlim(-142, reach + 55)
+    ax.set_xlim(-142, reach + 74)
     ax.set_xticks([-30, -15, 0, 15, 30])
     ax.set_yticks([])
     ax.grid(False)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from .config import SeptError
+from .config import PRESETS, RESULTS_VERSION, SeptError, digest
 from .experiments import Run, Score
 
 
@@ -49,6 +49,10 @@ class Profile:
     """The grid of learning rates, the same for every arm."""
     notebooks: str = ""
     """Comma-separated beginnings of the notebooks that belong to it; empty: all."""
+
+    def key(self) -> str:
+        """Hash of everything that this scale and the arms' presets determine."""
+        return digest([RESULTS_VERSION, asdict(self), PRESETS])[:12]
 
     def label(self, model: str = "") -> str:
         """What figures call a model, by default the profile's: `embedded base H, 0.3 M parameters`."""
@@ -132,6 +136,7 @@ PROFILES = {
         other_tasks="problems/other_tasks.jsonl",
         others=("Qwen/Qwen2.5-1.5B-Instruct",),
         rounds_many=None,
+        rates=(3e-7, 1e-6, 3e-6),
         max_new_tokens=1024,
         train_overrides={"rounds": 50, "lr": 1e-6, "micro_batch": 4, "gradient_checkpointing": True},
     ),
@@ -151,6 +156,7 @@ PROFILES = {
             "meta-llama/Llama-3.1-8B-Instruct",
         ),
         rounds_many=None,
+        rates=(3e-8, 1e-7, 3e-7),
         max_new_tokens=3072,
         train_overrides={
             "rounds": 942,

@@ -126,7 +126,8 @@ def _cell(row: pd.Series, gain: float, method: str) -> str:
 
 
 def _html(body: Body, metrics: Sequence[str]) -> str:
-    head = "".join(f"<th>{name}</th>" for name in ("", "model", "method", *metrics))
+    names = ("", "model", "method", *metrics)
+    head = "".join(f"<th>{html_escape.escape(name)}</th>" for name in names)
     lines = ["<table>", f"<thead><tr>{head}</tr></thead>", "<tbody>"]
     for source, model, method, cells in body:
         tint = f' style="background:{TINT};color:black"' if source == "published" else ""
@@ -136,9 +137,10 @@ def _html(body: Body, metrics: Sequence[str]) -> str:
 
 
 def _latex(body: Body, metrics: Sequence[str]) -> str:
-    special = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"})
+    words = {"\\": "textbackslash", "^": "textasciicircum", "~": "textasciitilde"}
+    special = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {c: f"\\{w}{{}}" for c, w in words.items()})
     lines = [r"\begin{tabular}{lll" + "r" * len(metrics) + "}", r"\toprule"]
-    lines += [" & ".join(["", "model", "method", *metrics]) + r" \\"]
+    lines += [" & ".join(name.translate(special) for name in ("", "model", "method", *metrics)) + r" \\"]
     block = ("", "")
     for source, model, method, cells in body:
         if (source, model) != block:

@@ -155,3 +155,9 @@ def test_details_hold_every_k():
     assert list(table["metric"].unique()) == [f"pass@{k}" for k in ev.DETAIL_KS]
     row = table.query("family == 'a' and metric == 'pass@4'").iloc[0]
     assert row["value"] == pytest.approx(100 * ev.pass_at_k(32, 4, 4) / 2)
+
+
+def test_dependence_has_no_sign():
+    low, high = ([ev.question_scores(counts([c] * 8))] * 2 for c in (4, 20))
+    for a, b in ((low, high), (high, low)):
+        assert ev.summarise(ev.dependence(a, b)).loc["pass@1", "value"] == pytest.approx(50)

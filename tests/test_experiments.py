@@ -95,12 +95,32 @@ def test_scores_on_the_way_do_not_disturb_training(tmp_path, monkeypatch):
         compute([Score(run, "toy:dev:1", 1.0, 4, at=3)], workers=1)
 
 
+def test_a_second_pass_starts_anew_and_must_be_the_same_run():
+    run = Run("H", "sept", 7, overrides=(("lr", 3e-3), *TINY))
+    point = Score(run, "toy:dev:1", 1.0, 4, at=1)
+    compute([Score(run, "toy:dev:1", 1.0, 4)], workers=1)
+    rest = run_folder(run).with_name(f"again-{run.key()}")
+    rest.mkdir()  # what a killed second pass left
+    (rest / "rounds.jsonl").write_text("half")
+    compute([point], workers=1)
+    assert counts(point)["n"].tolist() == [4] * 6 and not rest.exists()
+    shutil.rmtree(score_file(point).parent)
+    rows = run_folder(run) / "rounds.jsonl"
+    rows.write_text(rows.read_text().replace('"entropy": 0', '"entropy": 1'))  # trained elsewhere
+    with pytest.raises(SeptError, match="comes out differently.*delete its folder"):
+        compute([point], workers=1)
+    assert not score_file(point).exists() and not rest.exists()
+
+
 def test_a_store_of_another_version_is_refused(monkeypatch):
     wanted = [Score("H", "toy:dev:1", 0.0, 1)]
     compute(wanted, workers=1)
     monkeypatch.setattr(experiments, "RESULTS_VERSION", config.RESULTS_VERSION + 1)
-    with pytest.raises(SeptError, match="results version .*move it away"):
-        compute(wanted, workers=1)
+    for stamped in (True, False):
+        if not stamped:
+            (experiments.results_dir() / "results_version").unlink()
+        with pytest.raises(SeptError, match="results version .*move it away"):
+            compute(wanted, workers=1)
 
 
 def test_a_missing_result_says_so():

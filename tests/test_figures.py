@@ -7,6 +7,7 @@ import re
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -193,6 +194,11 @@ def test_redraw_takes_only_this_package_s_drawings(sweep, tmp_path):
         image.save(tmp_path / "figure_1a.png", pnginfo=text)
     with pytest.raises(SeptError, match="figure_1a.png.*name no drawing"):
         figures.redraw(tmp_path, tmp_path)
+    text = PngInfo()
+    text.add_text("Description", json.dumps({"drawn_by": "figures.figure_9z", "options": {}}))
+    Image.new("RGB", (4, 4)).save(tmp_path / "figure_1a.png", pnginfo=text)
+    with pytest.raises(SeptError, match="figure_1a.png.*cannot be drawn again.*figure_9z"):
+        figures.redraw(tmp_path, tmp_path)
 
 
 def test_every_committed_figure_is_drawn_again_from_its_table(tmp_path):
@@ -206,6 +212,8 @@ def test_every_committed_figure_is_drawn_again_from_its_table(tmp_path):
         assert (tmp_path / f"{name}.csv").read_bytes() == (folder / f"{name}.csv").read_bytes(), name
         with Image.open(tmp_path / f"{name}.png") as new, Image.open(folder / f"{name}.png") as old:
             assert new.size == old.size and new.text == old.text, name
+            apart = np.abs(np.asarray(new.convert("L"), float) - np.asarray(old.convert("L"), float))
+            assert apart.mean() < 2, f"{name} looks different"
 
 
 def test_a_failed_write_keeps_the_old_file(sweep, tmp_path, monkeypatch):
@@ -295,6 +303,11 @@ def test_table_1(rows, tmp_path):
         assert "39.5 (+16.8)" in text  # published
         assert "36.6 (-0.2)" in text
     assert html.count("<tr") == 1 + 4 + 12
+    tables.save_table(1, rows, tmp_path, "my\\model^2 ~x")
+    assert (
+        r"my\textbackslash{}model\textasciicircum{}2 \textasciitilde{}x"
+        in (tmp_path / "table_1.tex").read_text()
+    )
     paired = rows.assign(delta=7.5, delta_lo=6.5, delta_hi=8.5)
     assert "38.0 [36.0, 40.0] (+7.5 [+6.5, +8.5])" in tables.save_table(1, paired, tmp_path)
     with pytest.raises(ValueError, match="table_1: column 'lo' is missing"):

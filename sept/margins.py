@@ -89,10 +89,10 @@ def nucleus(q: Tensor, top_p: float) -> Tensor:
 def order_agreement(q: Tensor, old: Tensor, new: Tensor) -> Tensor:
     """Share of pairs, weighted by q_i q_j, that `new` puts in the same order as `old`: [N].
 
-    Pairs that `old` ties do not count, pairs that only `new` ties count half. In O(V log V): tokens stand in the
-    order of `old`; two of them are swapped in `new` if their ranks there are the other way round. Ranks first
-    differ in one bit, so each bit from the highest down collects its swapped pairs by a running sum inside
-    the groups that the higher bits form. float64.
+    Pairs that `old` ties do not count, pairs that only `new` ties count half. In O(V log V): tokens stand
+    in the order of `old`; two of them are swapped in `new` if their ranks there are the other way round.
+    Ranks first differ in one bit, so each bit from the highest down collects its swapped pairs by a running
+    sum inside the groups that the higher bits form. float64.
     """
     q = q.double()
     rank_old, rank_new = _dense_ranks(old), _dense_ranks(new)

@@ -47,8 +47,8 @@ figures.use_style()
 # %% [markdown]
 # ## Figure 7: the untrained models
 #
-# Flat curves are a sign of tuning: the fine-tuned base I, like the published instruction-tuned models, hardly
-# cares about the temperature. A base that falls steeply from a good greedy answer has most to gain from
+# Fine-tuning flattens: base I, like the published instruction-tuned models, has an AVG that hardly cares about
+# the temperature (its pass@1 still falls as its pass@32 rises). A base that falls steeply from a good greedy answer has most to gain from
 # being as sure at 1 as it is at 0.3, unless its greedy answer is what is wrong.
 
 # %%

@@ -33,7 +33,7 @@ def figure_claims(table: pd.DataFrame) -> Figure:
     reach = 30.0
     for y, row in enumerate(table.to_dict("records")):
         marker, colour = VERDICTS[row["verdict"]]
-        ax.text(-142, y, textwrap.fill(row["text"], 42), va="center", fontsize=7.5)
+        ax.text(-142, y, textwrap.fill(row["text"], 38), va="center", fontsize=7.5)
         ax.text(
             -48,
             y,
@@ -45,10 +45,11 @@ def figure_claims(table: pd.DataFrame) -> Figure:
         for t in (float(threshold),) if kind != "within" else (-float(threshold), float(threshold)):
             ax.plot([t, t], [y - 0.35, y + 0.35], color="#999999", linewidth=0.8)
         if marker:
-            # What leaves the axis is drawn at its edge; the numbers beside it are the true ones.
+            # What leaves the axis is an arrow at its edge; the numbers beside it are the true ones.
             low, high, value = (min(max(float(row[c]), -reach), reach) for c in ("lo", "hi", "value"))
             ax.plot([low, high], [y, y], color=colour, linewidth=1.6)
-            ax.plot(value, y, marker, color=colour, markersize=5)
+            beyond = abs(row["value"]) > reach
+            ax.plot(value, y, "<>"[value > 0] if beyond else marker, color=colour, markersize=5)
             shown = f"{row['value']:+.1f} [{row['lo']:.1f}, {row['hi']:.1f}]"
             if 0 < abs(row["value"]) < 0.005:
                 shown = f"{row['value']:.0e}"

@@ -276,7 +276,9 @@ def theorem(
     exact: Annotated[
         bool, typer.Option("--exact", help="The tabular statements, by enumeration in float64.")
     ] = False,
-    model: Annotated[str | None, typer.Option(help="Shipped base, folder or hub id to check it on.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Shipped base, folder or hub id to check it on.")
+    ] = None,
     trained: Annotated[
         str | None, typer.Option(help="Train nothing: measure this model's margins against --model's.")
     ] = None,
@@ -289,9 +291,11 @@ def theorem(
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; the same for every tau_s.")] = None,
     samples: Annotated[int | None, typer.Option(help="Fresh answers a step.")] = None,
     targets: Annotated[
-        str, typer.Option(help="sampled: tokens as drawn; soft: their expectation, with less noise.")
-    ] = "sampled",
-    max_new_tokens: Annotated[int | None, typer.Option(help="Default 56 on toy questions, else 48.")] = None,
+        str, typer.Option(help="soft: each draw's expectation; sampled: tokens as drawn.")
+    ] = "soft",
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Default 56 on toy questions, else 48.")
+    ] = None,
     seed: Annotated[int, typer.Option()] = 0,
     threads: Threads = 1,
     table: Annotated[Path | None, typer.Option(help="Write one row per prefix here as CSV.")] = None,
@@ -336,7 +340,7 @@ def theorem(
             targets,
             on_record=lambda row: print(_theorem_line(f"step {row['step']}", row), flush=True),
         )
-    tables = report.pop("tables", {})
+    tables, _ = report.pop("tables", {}), report.pop("tail", None)
     for floor in report.get("floors", []):
         print(
             f"{floor['dtype']:<10}{floor['route']:<13}slope {floor['slope']:.8f}, off by "
@@ -346,7 +350,9 @@ def theorem(
     for name, part in (("perturbed start", start), ("visited", report), ("other", report.get("other"))):
         if part:
             print(_theorem_line(name, part))
-    print(f"theorem: {report['target']:.4f}; this slope differs by {report['slope'] / report['target'] - 1:+.1%}")
+    print(
+        f"theorem: {report['target']:.4f}; this slope differs by {report['slope'] / report['target'] - 1:+.1%}"
+    )
     if table is not None:
         import pandas as pd
 

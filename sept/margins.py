@@ -68,7 +68,9 @@ def prefix_statistics(
     try:
         with ThreadPoolExecutor(threads) as pool:
             jobs = [
-                pool.submit(_share, old[i[0] : i[-1] + 1], new[i[0] : i[-1] + 1], tau_s, tau_t, top_p, order)
+                pool.submit(
+                    _share, old[i[0] : i[-1] + 1], new[i[0] : i[-1] + 1], tau_s, tau_t, top_p, order
+                )
                 for i in shares
                 if len(i)
             ]
@@ -259,6 +261,21 @@ def visited_logits(
         yield owner, batch.tokens.cpu()[mask], logits
 
 
+def tail_sums(old: Tensor, new: Tensor, tau_s: float) -> Tensor:
+    """Margins against the likeliest token by the other token's probability q: [12, 3], float64.
+
+    Row b is for q in (10^-(b+1), 10^-b]; columns are sum m m', sum m^2 and the number of pairs, with
+    m = z_top - z_i before and m' the same margin after. Their ratio is how a margin of that rarity grew.
+    """
+    log_q = torch.log_softmax(old / tau_s, -1).double()
+    top = log_q.argmax(-1, keepdim=True)
+    m, after = (x.gather(-1, top).double() - x.double() for x in (old, new))
+    row = (-log_q / np.log(10)).floor().clamp(0, 11).long()
+    keep = torch.ones_like(row, dtype=torch.bool).scatter(-1, top, False) & torch.isfinite(m + after)
+    values = torch.stack([m * after, m * m, torch.ones_like(m)], -1)[keep]
+    return torch.zeros(12, 3, dtype=torch.float64).index_add(0, row[keep], values)
+
+
 class Probe:
     """Fixed prefixes at which a run's margins are measured while it trains.
 
@@ -268,7 +285,13 @@ class Probe:
     """
 
     def __init__(
-        self, policy: Policy, sampler: Sampler, questions: Sequence[Problem], seed: int, limit: int, world: str
+        self,
+        policy: Policy,
+        sampler: Sampler,
+        questions: Sequence[Problem],
+        seed: int,
+        limit: int,
+        world: str,
     ) -> None:
         """`policy` and `sampler` still hold the untrained weights."""
         room = max(1, (1 << 26) // len(policy.tokenizer) // min(limit, 64))

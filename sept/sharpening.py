@@ -13,7 +13,15 @@ from math import comb
 import numpy as np
 from scipy.special import entr, softmax
 
-from .tabular import Array, Tree, occupancy, random_logits, sequence_log_probs, sequence_probs, token_log_probs
+from .tabular import (
+    Array,
+    Tree,
+    occupancy,
+    random_logits,
+    sequence_log_probs,
+    sequence_probs,
+    token_log_probs,
+)
 
 
 def tempered(tree: Tree, logits: Array, alpha: float) -> Array:

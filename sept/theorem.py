@@ -25,15 +25,15 @@ from torch import Tensor
 
 from . import objectives
 from .config import SeptError
-from .margins import SPREAD, aggregate, nucleus, prefix_statistics, rows_batch, visited_logits
+from .margins import SPREAD, aggregate, nucleus, prefix_statistics, rows_batch, tail_sums, visited_logits
 from .policy import Policy, response_logits
 from .problems import Problem, ProblemSet, check_lengths, load_problems
-from .sampling import Rollouts, Sampler, thinned, make_sampler
+from .sampling import Rollouts, Sampler, make_sampler, thinned
 
 LEVELS = ("logits", "head", "full")
 TARGETS = ("sampled", "soft")
-STEPS, SAMPLES, MEASURED, LEARNING_RATE, BETAS = 100, 2048, 4096, 1e-3, (0.9, 0.99)
-RECORDED = (1, 2, 5, 10, 20, 30, 50, 70, 100, 150, 200, 300)
+STEPS, SAMPLES, MEASURED, LEARNING_RATE, BETAS = 200, 256, 4096, 1e-3, (0.9, 0.99)
+RECORDED = (2, 5, 10, 20, 40, 80, 140)
 """Steps after which the slope is recorded on the way, besides the last."""
 NOISE = 0.2
 """Standard deviation of what a perturbed start adds to each weight, relative to its tensor's own."""
@@ -89,18 +89,43 @@ def draw(
 
 
 def compare(
-    old: Any, new: Policy, rollouts: Rollouts, tau_s: float, tau_t: float, rows: int = 256, order: bool = True
-) -> pd.DataFrame:
-    """`prefix_statistics` of new against old at every visited prefix, with columns sequence and token.
+    old: Any,
+    new: Policy,
+    rollouts: Rollouts,
+    tau_s: float,
+    tau_t: float,
+    rows: int = 256,
+    order: bool = True,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`prefix_statistics` of new against old at every visited prefix, and the growth of rare margins.
 
-    old: a model; token: what was drawn there. Streamed: `rows` answers at a time.
+    old: a model. Further columns of the first table: sequence, token (drawn there) and prefix (its number:
+    answers with equal beginnings share it). The second has a row per decade of q: q, slope, pairs
+    (`margins.tail_sums`). Streamed, `rows` answers at a time.
     """
-    parts = []
+    parts, tail = [], torch.zeros(12, 3, dtype=torch.float64)
     pairs = (visited_logits(m, rollouts, new, rows) for m in (old, new.model))
     for (sequence, token, before), (_, _, after) in zip(*pairs, strict=True):
         table = prefix_statistics(before, after, tau_s, tau_t, order=order, threads=torch.get_num_threads())
         parts.append(table.assign(sequence=sequence.numpy(), token=token.numpy()))
-    return pd.concat(parts, ignore_index=True)
+        tail += tail_sums(before, after, tau_s)
+    rare = pd.DataFrame({"q": [10 ** (-b - 0.5) for b in range(12)], "slope": tail[:, 0] / tail[:, 1]})
+    rare = rare.assign(pairs=tail[:, 2].long().numpy())
+    return pd.concat(parts, ignore_index=True).assign(prefix=prefix_numbers(rollouts)), rare
+
+
+def prefix_numbers(rollouts: Rollouts) -> list[int]:
+    """For every visited prefix, answer by answer: a number that equal prefixes share."""
+    numbers: dict[tuple[int, int], int] = {}
+    roots: dict[tuple[int, ...], int] = {}
+    out = []
+    lengths = rollouts.lengths.tolist()
+    for prompt, tokens, n in zip(rollouts.prompts, rollouts.tokens.tolist(), lengths, strict=True):
+        at = roots.setdefault(tuple(prompt), -len(roots) - 1)
+        for token in tokens[:n]:
+            out.append(at)
+            at = numbers.setdefault((at, token), len(numbers))
+    return out
 
 
 def headline(table: pd.DataFrame) -> dict[str, Any]:
@@ -127,7 +152,7 @@ def between(
         )
     check_finite(old), check_finite(new)
     rollouts = draw(old, make_sampler(old), problems, tau_s, limit, seed, MEASURED)
-    table = compare(old.model, new, rollouts, tau_s, tau_t)
+    table, _ = compare(old.model, new, rollouts, tau_s, tau_t)
     out = {"model": old.name, "trained": new.name, "tau_s": tau_s, "tau_t": tau_t}
     return out | {"target": tau_t / tau_s} | headline(table) | {"tables": {"trained": table}}
 
@@ -157,16 +182,18 @@ def check(
     samples: int = SAMPLES,
     seed: int = 0,
     max_new_tokens: int = 56,
-    targets: str = "sampled",
+    targets: str = "soft",
     lr: float = LEARNING_RATE,
     measured: int = MEASURED,
+    top_p: float = 1.0,
     on_record: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """One round of the theorem on `policy`, which is changed in place (`logits` leaves it alone).
 
     Returns target, slope, slope_interval, slope_quantiles, r2, order_agreement, kl, prefixes, sequences, other
     (the same for the other questions, or None), trajectory (a list of step, slope, slope_interval, r2, kl and
-    other_*), start (of a perturbed start), settings and `tables`, the per-prefix tables of trained and other;
+    other_*), start (of a perturbed start), settings, `tables`, the per-prefix tables of trained and other, and
+    `tail` (both as `compare` makes them);
     for `logits` floors in place of a trajectory. At tau_s = tau_t a model that does nothing would pass, so
     there it starts from a perturbed copy. SeptError for a temperature, level or length that cannot be.
     """
@@ -181,19 +208,18 @@ def check(
     old = copy.deepcopy(policy.model).eval().requires_grad_(False)
     sampler = make_sampler(policy)
     sets = {"trained": trained} | ({"other": other} if other is not None else {})
-    rollouts = {
-        k: draw(policy, sampler, p, tau_s, max_new_tokens, seed, measured) for k, p in sets.items()
-    }
+    rollouts = {k: draw(policy, sampler, p, tau_s, max_new_tokens, seed, measured) for k, p in sets.items()}
     out: dict[str, Any] = {"model": policy.name, "level": level, "tau_s": tau_s, "tau_t": tau_t}
     out |= {"target": tau_t / tau_s}
     if level == "logits":
         return out | logit_floors(old, policy, rollouts["trained"], tau_s, tau_t)
     trajectory: list[dict[str, Any]] = []
 
-    def record(step: int) -> dict[str, pd.DataFrame]:
+    def record(step: int) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
         last = step == steps
         part = {k: r if last else thinned(r, measured // 8) for k, r in rollouts.items()}
-        tables = {k: compare(old, policy, r, tau_s, tau_t, order=last) for k, r in part.items()}
+        both = {k: compare(old, policy, r, tau_s, tau_t, order=last) for k, r in part.items()}
+        tables = {k: table for k, (table, _) in both.items()}
         row: dict[str, Any] = {"step": step}
         for name, table in tables.items():
             got, prefix = headline(table), "" if name == "trained" else f"{name}_"
@@ -201,13 +227,13 @@ def check(
         trajectory.append(row)
         if on_record is not None:
             on_record(row)
-        return tables
+        return tables, both["trained"][1]
 
     if level == "head":
         only_head(policy)
     if math.isclose(tau_s, tau_t):
         perturb(policy, seed)
-        out["start"] = headline(record(0)["trained"])
+        out["start"] = headline(record(0)[0]["trained"])
     train_round(
         policy,
         old if targets == "soft" else None,
@@ -221,14 +247,15 @@ def check(
         seed,
         max_new_tokens,
         lambda step: record(step) if step in RECORDED and step < steps else None,
+        top_p,
     )
-    tables = record(steps)
+    tables, tail = record(steps)
     out |= headline(tables["trained"])
     out["other"] = headline(tables["other"]) if "other" in tables else None
     out["trajectory"] = trajectory
     named = {"steps": steps, "samples": samples, "lr": lr, "seed": seed, "targets": targets}
     out["settings"] = {"questions": [p.name for p in sets.values()], **named, "limit": max_new_tokens}
-    return out | {"tables": tables}
+    return out | {"tables": tables, "tail": tail}
 
 
 def train_round(
@@ -280,7 +307,9 @@ def train_round(
             weight = counts.to(losses)[:, None] * batch.mask / len(rollouts)
             loss = (losses * weight).sum()
             if not torch.isfinite(loss):
-                raise SeptError(f"step {step}: the loss is not finite; the model or its rate {lr} is at fault")
+                raise SeptError(
+                    f"step {step}: the loss is not finite; the model or its rate {lr} is at fault"
+                )
             loss.backward()
         optimizer.step()
         policy.version += 1
@@ -337,7 +366,8 @@ def fit_logits(old: Tensor, tau_s: float, tau_t: float, steps: int = 1000) -> tu
     target = torch.softmax(old / tau_s, -1)
     u, taken = torch.log_softmax(old / tau_t, -1), 0
     limit, counted = 8 * torch.finfo(old.dtype).eps, target > 1e-12
-    for taken in range(1, steps + 1):
+    while taken < steps:
+        taken += 1
         ratio = target / u.exp()
         step = torch.where(target > 0, ratio - 1, 0).nan_to_num(0.0, 1.0, 1.0).clamp_max(1.0)
         u = torch.log_softmax(u + step, -1)
@@ -347,12 +377,7 @@ def fit_logits(old: Tensor, tau_s: float, tau_t: float, steps: int = 1000) -> tu
 
 
 def logit_floors(
-    old: Any,
-    policy: Policy,
-    rollouts: Rollouts,
-    tau_s: float,
-    tau_t: float,
-    prefixes: int = 256,
+    old: Any, policy: Policy, rollouts: Rollouts, tau_s: float, tau_t: float, prefixes: int = 256
 ) -> dict[str, Any]:
     """How exactly the optimum over free logits can be held at all: by dtype, in closed form and by fitting.
 

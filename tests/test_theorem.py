@@ -50,7 +50,14 @@ def test_a_step_of_the_round_is_a_step_of_the_loop(questions, tmp_path):
     """Same draws, same objective, same optimizer: sequence-sum, no clipping, and the same weights after it."""
     ours, theirs = random_policy(vocab=40), random_policy(vocab=40)
     config = preset(
-        "sept", loss_normalisation="sequence-sum", tau_s=0.7, G=8, questions=4, mini_batch=4, rounds=1, lr=1e-3
+        "sept",
+        loss_normalisation="sequence-sum",
+        tau_s=0.7,
+        G=8,
+        questions=4,
+        mini_batch=4,
+        rounds=1,
+        lr=1e-3,
     )
     fields = {"max_new_tokens": 6, "warmup": 0, "beta2": 0.99, "weight_decay": 0.0, "grad_clip": 0.0}
     config = type(config)(**{**vars(config), **fields})
@@ -70,7 +77,9 @@ def test_soft_targets_are_the_expectation_of_sampled_ones(questions):
             policy = random_policy(vocab=40)
             teacher = copy.deepcopy(policy.model) if targets == "soft" else None
             captured = []
-            policy.model.get_output_embeddings().weight.register_hook(lambda g, c=captured: c.append(g.clone()))
+            policy.model.get_output_embeddings().weight.register_hook(
+                lambda g, c=captured: c.append(g.clone())
+            )
             theorem.train_round(
                 policy, teacher, make_sampler(policy), questions, 0.7, 1.0, 1, 256, 0.0, seed, 6
             )
@@ -139,19 +148,21 @@ def test_question_sets_of_other_models(tmp_path, questions):
     path = tmp_path / "prompts.txt"
     path.write_text("w1 w2\n\nw3\nw4\n")
     trained, other = theorem.question_sets(policy, str(path), 0)
-    assert [p.prompt for p in trained.items] == ["w1 w2", "w3"] and [p.prompt for p in other.items] == ["w4"]
+    assert [p.prompt for p in trained.items] == ["w1 w2", "w3"] and [p.prompt for p in other.items] == [
+        "w4"
+    ]
 
 
 def test_padded_vocabulary_and_tied_embeddings(questions):
     """Embedding rows beyond the tokenizer stand for nothing; they must not move any number."""
     plain = random_policy(vocab=40)
     rollouts = drawn(plain, questions, 0.7)
-    expected = theorem.compare(plain.model, plain, rollouts, 0.7, 1.0)
+    expected, _ = theorem.compare(plain.model, plain, rollouts, 0.7, 1.0)
     padded = random_policy(vocab=40)
     padded.model.resize_token_embeddings(64, mean_resizing=False)
     with torch.no_grad():
         padded.model.get_input_embeddings().weight[40:] = 7.0
-    got = theorem.compare(padded.model, padded, rollouts, 0.7, 1.0)
+    got, _ = theorem.compare(padded.model, padded, rollouts, 0.7, 1.0)
     assert np.allclose(got[["var", "cov", "kl"]], expected[["var", "cov", "kl"]], atol=1e-5)
 
 
@@ -189,7 +200,7 @@ def test_the_command_writes_its_numbers(tmp_path, capsys):
         "provenance", "other", "slope_quantiles", "settings",
     ):  # fmt: skip
         assert key in report, key
-    assert [row["step"] for row in report["trajectory"]] == [1, 2, 3]
+    assert [row["step"] for row in report["trajectory"]] == [2, 3]
     lines = table.read_text().splitlines()
     assert len(lines) == 1 + report["prefixes"] + report["other"]["prefixes"]
 

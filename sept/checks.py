@@ -16,6 +16,8 @@ from . import experiments, theorem
 from .config import RESULTS_VERSION, digest
 from .provenance import environment, write_json, write_text
 
+POINTS = ["panel", "series", "x", "value", "lo", "hi"]
+
 
 @dataclass(frozen=True)
 class Check:
@@ -107,3 +109,41 @@ def visit_rows(prefixes: pd.DataFrame, check: Check) -> pd.DataFrame:
         slope = part["cov"].sum() / part["var"].sum()
         rows.append({"visits": 10 ** (low + 0.25), "slope": slope, "prefixes": len(part)})
     return pd.DataFrame(rows)
+
+
+# --- tables for `figures_margins.figure_lines`: panel, series, x, value, lo, hi
+
+
+def growth_points(panel: str, reports: dict[float, dict[str, Any]], prefix: str = "") -> pd.DataFrame:
+    """Slopes on trained and on other questions over temperature, with intervals."""
+    rows = []
+    for x, found in reports.items():
+        for series, part in (("trained questions", found), ("other questions", found["other"])):
+            if part:
+                low, high = part["slope_interval"]
+                rows.append([panel, prefix + series, x, part["slope"], low, high])
+    return pd.DataFrame(rows, columns=POINTS)
+
+
+def path_points(panel: str, check: Check) -> pd.DataFrame:
+    """Slopes over optimizer steps, with intervals."""
+    rows = []
+    for point in report(check)["trajectory"]:
+        for key, series in (("slope", "trained questions"), ("other_slope", "other questions")):
+            if key in point:
+                rows.append([panel, series, point["step"], point[key], *point[f"{key}_interval"]])
+    return pd.DataFrame(rows, columns=POINTS)
+
+
+def visit_points(panel: str, check: Check, fewest: int = 20) -> pd.DataFrame:
+    """Slopes over visits in training, where at least `fewest` prefixes share a bin."""
+    found = table(check, "visits").query("questions == 'trained' and prefixes >= @fewest")
+    rows = [[panel, "trained questions", v.visits, v.slope, None, None] for v in found.itertuples()]
+    return pd.DataFrame(rows, columns=POINTS)
+
+
+def tail_points(panel: str, check: Check, fewest: int = 100) -> pd.DataFrame:
+    """Growth of margins against the likeliest token over the other token's probability."""
+    found = table(check, "tail").query("pairs >= @fewest")
+    rows = [[panel, "trained questions", v.q, v.slope, None, None] for v in found.itertuples()]
+    return pd.DataFrame(rows, columns=POINTS)

@@ -115,14 +115,15 @@ def family_rows(tree: Tree, logits: Array) -> list[dict]:
         rows.append({"method": method, "strength": strength, **describe(tree, logits, q)})
 
     for alpha in np.round(np.geomspace(1, 32, 16), 4):
-        add("tempering (SePT)", alpha, tempered(tree, logits, alpha))
+        add("SePT (tempering)", alpha, tempered(tree, logits, alpha))
         add("power", alpha, power(tree, logits, alpha))
     for n in (1, 2, 4, 8, 16, 32, 64):
         add("best of n", n, best_of(tree, logits, n))
     z = logits
-    for step in range(0, 241, 20):
+    done = 0
+    for step in (0, *(2**i for i in range(13))):
+        z, done = entropy_descent(tree, z, step - done, 0.5), step
         add("EM-FT", step, tempered(tree, z, 1.0))
-        z = entropy_descent(tree, z, 20, 2.0)
     return rows
 
 

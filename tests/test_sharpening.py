@@ -44,7 +44,7 @@ def test_the_power_distribution_is_the_frontier():
         assert row["gap"] > -1e-6, row
         if row["method"] == "power":
             assert row["gap"] == pytest.approx(0, abs=1e-6)
-    tempering = [r["gap"] for r in sh.family_rows(TREE, LOGITS) if r["method"] == "tempering (SePT)"]
+    tempering = [r["gap"] for r in sh.family_rows(TREE, LOGITS) if r["method"] == "SePT (tempering)"]
     assert max(tempering) > 0.003
 
 

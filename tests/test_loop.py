@@ -318,7 +318,7 @@ def test_refresh_every_two_uses_each_version_twice(policy, problems, tmp_path):
 
     engine = Watching()
     engine.refresh(policy)
-    config = preset("sept", **{**SMALL, "rounds": 5, "refresh_every": 2})
+    config = preset("sept", **{**SMALL, "rounds": 5, "refresh_every": 2, "margins_every": 0})
     train(config, policy, problems, tmp_path / "run", sampler=engine)
     assert engine.seen == [0, 0, 4, 4, 8]
 
@@ -340,7 +340,7 @@ def test_offline_draws_one_fixed_answer_per_question(policy, problems, tmp_path)
 
     engine = Watching()
     engine.refresh(policy)
-    config = preset("offline", **{**SMALL, "rounds": 6, "lr": 1e-3})
+    config = preset("offline", **{**SMALL, "rounds": 6, "lr": 1e-3, "margins_every": 0})
     train(config, policy, problems, tmp_path / "run", sampler=engine)
     assert engine.again == 24
 

@@ -244,6 +244,16 @@ CLAIMS = (
         lambda: float("nan"),
         "Theorem 1, proved",
     ),
+    Claim(
+        "margins follow on a language model",
+        "Trained to convergence, a language model's margins follow at visited prefixes",
+        "slope / (tau_t / tau_s) - 1 at tau_s = 0.6, percent, bootstrap over answers",
+        "within",
+        3.0,
+        "16_theorem_on_language_models",
+        lambda: float("nan"),
+        "Theorem 1, no numbers",
+    ),
 )
 
 

@@ -276,22 +276,99 @@ def theorem(
     exact: Annotated[
         bool, typer.Option("--exact", help="The tabular statements, by enumeration in float64.")
     ] = False,
+    model: Annotated[
+        str | None, typer.Option(help="Shipped base, folder or hub id to check it on.")
+    ] = None,
+    trained: Annotated[
+        str | None, typer.Option(help="Train nothing: measure this model's margins against --model's.")
+    ] = None,
+    tau_s: Annotated[float, typer.Option(help="Sampling temperature.")] = 0.6,
+    tau_t: Annotated[float, typer.Option(help="Training temperature.")] = 1.0,
+    level: Annotated[str, typer.Option(help="logits, head or full.")] = "full",
+    prompts: Annotated[
+        str | None, typer.Option(help="Problem set, or text file with a prompt a line; see RESULTS.md.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps; the same for every tau_s.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Fresh answers a step.")] = None,
+    targets: Annotated[
+        str, typer.Option(help="soft: each draw's expectation; sampled: tokens as drawn.")
+    ] = "soft",
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Default 56 on toy questions, else 48.")
+    ] = None,
     seed: Annotated[int, typer.Option()] = 0,
+    threads: Threads = 1,
+    table: Annotated[Path | None, typer.Option(help="Write one row per prefix here as CSV.")] = None,
     json_: Json = None,
 ) -> None:
-    """Check Proposition 1, Equation 2 and Theorem 1; prints the largest residuals."""
-    if not exact:
-        raise SeptError("theorem: only --exact is available, the check by enumeration")
-    from .statements import exact_report
+    """Theorem 1 on a language model, or (--exact) every statement of the paper on a tabular policy."""
+    if exact == (model is not None):
+        raise SeptError("theorem: give either --model ID_OR_PATH, or --exact for the check by enumeration")
+    if exact:
+        from .statements import exact_report
 
-    rows = exact_report(seed)
-    for row in rows:
-        verdict = "holds" if row["holds"] else "FAILS"
-        sign = "<=" if row["bound"] == "at most" else ">="
-        print(f"{verdict}  {row['residual']:8.1e} {sign} {row['tolerance']:.0e}  {row['statement']}")
-    _write(json_, {"seed": seed, "statements": rows})
-    if not all(row["holds"] for row in rows):
-        sys.exit(1)
+        rows = exact_report(seed)
+        for row in rows:
+            verdict = "holds" if row["holds"] else "FAILS"
+            sign = "<=" if row["bound"] == "at most" else ">="
+            print(f"{verdict}  {row['residual']:8.1e} {sign} {row['tolerance']:.0e}  {row['statement']}")
+        _write(json_, {"seed": seed, "statements": rows})
+        if not all(row["holds"] for row in rows):
+            sys.exit(1)
+        return
+    from . import theorem as lm
+    from .policy import load_policy
+
+    _set_up(threads, json_)
+    policy = load_policy(str(model))
+    questions, others = lm.question_sets(policy, prompts, seed)
+    limit = max_new_tokens or (56 if questions.world == "toy" else 48)
+    if trained is not None:
+        report = lm.between(policy, load_policy(trained), questions, tau_s, tau_t, seed, limit)
+    else:
+        report = lm.check(
+            policy,
+            questions,
+            others,
+            tau_s,
+            tau_t,
+            level,
+            lm.STEPS if steps is None else steps,
+            lm.SAMPLES if samples is None else samples,
+            seed,
+            limit,
+            targets,
+            on_record=lambda row: print(_theorem_line(f"step {row['step']}", row), flush=True),
+        )
+    tables, _ = report.pop("tables", {}), report.pop("tail", None)
+    for floor in report.get("floors", []):
+        print(
+            f"{floor['dtype']:<10}{floor['route']:<13}slope {floor['slope']:.8f}, off by "
+            f"{floor['slope_error']:+.1e}; logits off by {floor['residual']:.1e} nats"
+        )
+    start = report.get("start")
+    for name, part in (("perturbed start", start), ("visited", report), ("other", report.get("other"))):
+        if part:
+            print(_theorem_line(name, part))
+    print(
+        f"theorem: {report['target']:.4f}; this slope differs by {report['slope'] / report['target'] - 1:+.1%}"
+    )
+    if table is not None:
+        import pandas as pd
+
+        from .provenance import write_text
+
+        parts = [t.assign(questions=name) for name, t in tables.items()]
+        write_text(table, pd.concat(parts).to_csv(index=False) if parts else "")
+    _write(json_, report)
+
+
+def _theorem_line(name: str, row: dict[str, Any]) -> str:
+    low, high = row["slope_interval"]
+    line = f"{name:<16} slope {row['slope']:.4f} [{low:.4f}, {high:.4f}]   R2 {row['r2']:.3f}"
+    if "other_slope" in row:
+        line += f"   on other questions {row['other_slope']:.4f}"
+    return line + (f"   prefixes {row['prefixes']}" if "prefixes" in row else "")
 
 
 @app.command()

@@ -102,6 +102,8 @@ class Config:
     """Rounds between checkpoints; the last two are kept."""
     eval_every: int = 0
     """Rounds between evaluations on the dev questions; 0: none."""
+    margins_every: int = 10
+    """Rounds between measurements of the margins at fixed prefixes; 0: none. Changes nothing else."""
 
     def __post_init__(self) -> None:
         def need(ok: bool, field: str, remedy: str) -> None:
@@ -128,7 +130,7 @@ class Config:
             need(_integer(getattr(self, field), 1), field, "must be an integer of at least 1")
         for field in ("max_new_tokens", "save_every"):
             need(_integer(getattr(self, field), 1), field, "must be an integer of at least 1")
-        for field in ("warmup", "lora_rank", "eval_every", "seed"):
+        for field in ("warmup", "lora_rank", "eval_every", "margins_every", "seed"):
             need(_integer(getattr(self, field), 0), field, "must be an integer of at least 0")
         need(
             self.refresh_every is None or _integer(self.refresh_every, 1),
@@ -168,7 +170,7 @@ class Config:
     def key(self) -> str:
         """Twelve hex digits that identify everything in this config that changes numbers."""
         fields = dataclasses.asdict(self)
-        del fields["save_every"]
+        del fields["save_every"], fields["margins_every"]
         return digest(fields)[:12]
 
 

@@ -142,7 +142,7 @@ def compute(scores: Iterable[Score], workers: int | None = None, label: str = ""
 
     Killed and started again it goes on where it stopped; finished results are left alone.
     """
-    _check_store()
+    check_store()
     wanted = {s.key(): s for s in scores}  # arms may coincide at some scale: once is enough
     missing = [s for s in wanted.values() if not score_file(s).is_file()]
     runs = {s.model.key(): s.model for s in wanted.values() if isinstance(s.model, Run)}
@@ -157,11 +157,15 @@ def compute(scores: Iterable[Score], workers: int | None = None, label: str = ""
     training = [(r, points[k]) for k, r in runs.items() if points[k] or not _trained(r)]
     training.sort(key=lambda job: -_work(job[0]))
     evaluating = sorted((s for s in missing if s.at is None), key=lambda s: (-s.n, s.tau))
-    _side_by_side(training, evaluating, workers, label)
-    _note_cost([*runs.values()], [*wanted.values()])
+    jobs = [
+        (f"{label} training".strip(), _train_job, training),
+        (f"{label} evaluating".strip(), _score_job, evaluating),
+    ]
+    side_by_side(jobs, [r for r, _ in training] + [s.model for s in evaluating], workers)
+    note_cost([run_folder(r) for r in runs.values()] + [score_file(s).parent for s in wanted.values()])
 
 
-def _check_store() -> None:
+def check_store() -> None:
     """SeptError if the store was written by another version of the numbers."""
     stamp = results_dir() / "results_version"
     first = next(results_dir().glob("eval-*/score.json"), None)
@@ -178,14 +182,12 @@ def _check_store() -> None:
     write_text(stamp, str(RESULTS_VERSION))
 
 
-def _side_by_side(training: list[Any], evaluating: list[Score], workers: int | None, label: str) -> None:
-    """All trainings, then all evaluations, in as many single-thread processes as there are cores."""
-    jobs: list[tuple[str, Callable[[Any], None], list[Any]]] = [
-        (f"{label} training".strip(), _train_job, training),
-        (f"{label} evaluating".strip(), _score_job, evaluating),
-    ]
-    if workers is None:  # side by side on CPU cores, one after the other on a GPU
-        models = [run for run, _ in training] + [s.model for s in evaluating]
+def side_by_side(
+    jobs: list[tuple[str, Callable[[Any], None], list[Any]]], models: list[Any], workers: int | None = None
+) -> None:
+    """One kind of job after the other, (label, function, items), each in as many single-thread processes as
+    there are cores; on a GPU, where `models` decide that, one at a time."""
+    if workers is None:
         workers = 1 if any(map(_on_gpu, models)) else os.cpu_count() or 1
     workers = min(workers, max(len(items) for *_, items in jobs))
     # Threads are chosen, not left to chance: several threads on busy cores are many times slower.
@@ -219,11 +221,11 @@ def _work(run: Run) -> int:
     return config.rounds * config.questions * config.G * config.mu
 
 
-def _note_cost(runs: list[Run], scores: list[Score]) -> None:
+def note_cost(folders: list[Path]) -> None:
     """Add the seconds of everything asked for to the account of the notebook that is running."""
     account = results_dir() / f"cost-{os.environ.get('SEPT_NOTEBOOK', 'other')}.json"
     seconds = json.loads(account.read_text()) if account.is_file() else {}
-    files = [run_folder(r) / "seconds" for r in runs] + [score_file(s).parent / "seconds" for s in scores]
+    files = [folder / "seconds" for folder in folders]
     seconds |= {f.parent.name: float(f.read_text()) for f in files if f.is_file()}
     write_json(account, seconds)
 

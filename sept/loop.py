@@ -35,6 +35,7 @@ from .checkpoints import (
 from .config import RESULTS_VERSION, Config, SeptError
 from .evaluation import evaluate, family_means, question_scores
 from .grading import grade
+from .margins import Probe
 from .policy import Policy, fingerprint, make_batch, response_logits, save_policy
 from .problems import Problem, ProblemSet, check_lengths
 from .sampling import Rollouts, Sampler, make_sampler, with_end
@@ -127,6 +128,10 @@ def _rounds(
     behind = copy_weights(policy.model) if lagging else None
     if start and rows[0]["sampler_gap"] < limit:
         limit = min(limit, max(1e-5, 10 * rows[0]["sampler_gap"]))
+    probe = None
+    if config.margins_every:  # policy and sampler still hold the untrained weights, resumed or not
+        first = problems.batch(0, config.questions, config.seed)
+        probe = Probe(policy, sampler, first, config.seed, config.max_new_tokens, problems.world)
     if start:
         behind = restore(out / f"checkpoint-{start}", policy, optimizer, sampler)
     sampler_version = sampler.version  # the version that this arm's next samples must carry
@@ -172,6 +177,8 @@ def _rounds(
             if config.append_eos:
                 rollouts = with_end(rollouts, policy.eos_ids[0])
             fresh = rollouts.version == policy.version
+            measured = round + 1 == config.rounds or (round + 1) % (config.margins_every or 1) == 0
+            before = probe.logits(policy) if probe is not None and measured else None
             row |= _steps(config, policy, optimizer, weights, rollouts, tau_t, row.pop("rewards"))
             if fresh and row["sampler_gap"] > limit:
                 raise StaleSamplerError(
@@ -180,6 +187,8 @@ def _rounds(
                 )
             if round == 0 and fresh:
                 limit = min(limit, max(1e-5, 10 * row["sampler_gap"]))
+            if probe is not None and before is not None:
+                row |= probe.measure(policy, before, tau_s, tau_t)
 
             # 4. refresh
             if config.refresh_every and (round + 1) % config.refresh_every == 0:

@@ -13,26 +13,46 @@ spread of its margins, and one that is certain of its next token counts for noth
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from . import toy
 from .config import SeptError
+from .policy import Batch, Policy, make_batch, response_logits
+from .problems import Problem
+from .sampling import Rollouts, Sampler
+
+_BLOCK = 1 << 17
+"""Logits worked on at a time by one thread, so that its scratch arrays stay near the processor."""
+SPREAD = 1e-6
+"""q-weighted variance of the old margins, nats^2, from which a prefix has a slope worth a median."""
+COLUMNS = ("cov", "var", "var_new", "slope", "r2", "kl", "intercept", "slope_unweighted")
 
 
 def prefix_statistics(
-    old: Tensor, new: Tensor, tau_s: float, tau_t: float = 1.0, top_p: float = 0.9, order: bool = True
+    old: Tensor,
+    new: Tensor,
+    tau_s: float,
+    tau_t: float = 1.0,
+    top_p: float = 0.9,
+    order: bool = True,
+    threads: int = 1,
 ) -> pd.DataFrame:
     """One row per prefix: how the margins of `new` follow those of `old`, both [N, V] logits.
 
-    Columns: cov, var, var_new (q-weighted, nats^2), slope, r2, intercept (of new on old log-probs at
-    temperature 1, nats), kl = KL(q || softmax(new / tau_t)), order_agreement (see `order_agreement`;
-    with `order`), slope_unweighted (every token counts the same), slope_top_p (q cut to its nucleus). Slopes
-    are NaN where there is no spread. SeptError for shapes that differ, logits that are not finite (-inf, a
-    masked token, is left out in both) and temperatures that are not above 0.
+    Columns: cov, var, var_new (q-weighted, nats^2), slope, r2, kl = KL(q || softmax(new / tau_t)) in nats,
+    intercept (of log softmax(new / tau_t) on log q, nats: the theorem says 0), slope_unweighted (every token
+    counts the same) and, with `order`, which takes a sort, slope_top_p (q cut to its nucleus) and
+    order_agreement (see there). Slopes are NaN where there is no spread. A token that is -inf in both is masked
+    and left out. Half precision is worked on in float32, block by block, so memory beyond the logits is a
+    few blocks of 2^17 numbers (with `order`, some arrays of [rows of a block, V]). SeptError for shapes that
+    differ, logits that are not finite and temperatures that are not above 0.
     """
     if old.ndim != 2 or old.shape != new.shape:
         raise SeptError(
@@ -42,40 +62,88 @@ def prefix_statistics(
     for name, tau in (("tau_s", tau_s), ("tau_t", tau_t)):
         if not (np.isfinite(tau) and tau > 0):
             raise SeptError(f"{name} = {tau}: must be a finite number above 0")
-    masked = torch.isneginf(old) & torch.isneginf(new)
-    if (
-        not torch.isfinite(old.masked_fill(masked, 0)).all()
-        or not torch.isfinite(new.masked_fill(masked, 0)).all()
-    ):
-        raise SeptError("margins: logits are not finite; a model is damaged")
-    if old.dtype not in (torch.float32, torch.float64):
-        old, new = old.float(), new.float()
-    log_q = torch.log_softmax(old / tau_s, -1)
-    q = log_q.exp()
-    z, z_new = old.masked_fill(masked, 0), new.masked_fill(masked, 0)
-    out = dict(zip(("cov", "var", "var_new"), _moments(q, z, z_new), strict=True))
+    # Threads take rows, not parts of operations: no barrier after each of them, and no trap on busy cores.
+    before, shares = torch.get_num_threads(), np.array_split(np.arange(len(old)), threads)
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            jobs = [
+                pool.submit(
+                    _share, old[i[0] : i[-1] + 1], new[i[0] : i[-1] + 1], tau_s, tau_t, top_p, order
+                )
+                for i in shares
+                if len(i)
+            ]
+            parts = [block for job in jobs for block in job.result()]
+    finally:
+        torch.set_num_threads(before)
+    columns = [*COLUMNS, *(("slope_top_p", "order_agreement") if order else ())]
+    return pd.DataFrame(
+        {c: torch.cat([p[c] for p in parts]).double().cpu().numpy() if parts else [] for c in columns}
+    )
+
+
+@torch.no_grad()
+def _share(
+    old: Tensor, new: Tensor, tau_s: float, tau_t: float, top_p: float, order: bool
+) -> list[dict[str, Tensor]]:
+    """`_block` over one thread's rows, in scratch memory that is allocated once."""
+    rows = max(1, _BLOCK // old.shape[1])
+    kind = torch.float64 if old.dtype == torch.float64 else torch.float32
+    scratch = torch.empty(5, rows, old.shape[1], dtype=kind, device=old.device)
+    return [
+        _block(a.to(kind), b.to(kind), tau_s, tau_t, top_p, order, scratch[:, : len(a)])
+        for a, b in zip(old.split(rows), new.split(rows), strict=True)
+    ]
+
+
+def _block(
+    old: Tensor, new: Tensor, tau_s: float, tau_t: float, top_p: float, order: bool, scratch: Tensor
+) -> dict[str, Tensor]:
+    """The columns of `prefix_statistics`, [rows] each.
+
+    With e = (z - max z) / tau_s, w = exp(e) and f = (z' - max z') / tau_t everything weighted is one of six
+    sums over tokens, Sw, Swe, Swf, Swee, Swef, Swff, and everything unweighted the same without w. Shifting by
+    the maximum, where q lives, keeps the differences of these sums exact enough in float32.
+    """
+    e, f, w, we, wf = scratch
+    top_old, top_new = old.amax(-1, keepdim=True), new.amax(-1, keepdim=True)
+    torch.add(-top_old / tau_s, old, alpha=1 / tau_s, out=e)
+    torch.add(-top_new / tau_t, new, alpha=1 / tau_t, out=f)
+    log_norm = torch.exp(f, out=w).sum(-1).log()
+    torch.exp(e, out=w)
+    n, (se, sf, see, sef, sff) = torch.full_like(w[:, 0], w.shape[1]), _sums(e, f, e, f)
+    if not torch.isfinite(se + sf).all():
+        masked = torch.isneginf(e) & torch.isneginf(f)
+        n = (~masked).sum(-1).to(e.dtype)
+        e, f = e.masked_fill(masked, 0), f.masked_fill(masked, 0)
+        se, sf, see, sef, sff = _sums(e, f, e, f)
+        if not torch.isfinite(se + sf).all():
+            raise SeptError("margins: logits are not finite; a model is damaged")
+    sw = w.sum(-1)
+    weighted = _sums(torch.mul(w, e, out=we), torch.mul(w, f, out=wf), e, f)
+    me, mf, mee, mef, mff = (s / sw for s in weighted)
+    var, cov, var_new = mee - me * me, mef - me * mf, mff - mf * mf
+    out = {"cov": cov * (tau_s * tau_t), "var": var * tau_s**2, "var_new": var_new * tau_t**2}
     out["slope"] = out["cov"] / out["var"]
-    out["r2"] = out["cov"].square() / (out["var"] * out["var_new"])
-    log_old, log_new = (torch.log_softmax(x, -1).masked_fill(masked, 0) for x in (old, new))
-    out["intercept"] = (q * (log_new - out["slope"][:, None] * log_old)).sum(-1)
-    fitted = torch.log_softmax(new / tau_t, -1)
-    out["kl"] = (q * (log_q - fitted).masked_fill(masked, 0)).sum(-1)
-    flat = (~masked).to(q.dtype)
-    cov, var, _ = _moments(flat / flat.sum(-1, keepdim=True), z, z_new)
-    out["slope_unweighted"] = cov / var
-    cov, var, _ = _moments(nucleus(q, top_p), z, z_new)
-    out["slope_top_p"] = cov / var
+    out["r2"] = cov.square() / (var * var_new)
+    entropy, log_new = sw.log() - me, mf - log_norm
+    out["kl"] = -entropy - log_new
+    out["intercept"] = log_new + cov / var * entropy
+    out["slope_unweighted"] = (sef - se * sf / n) / (see - se * se / n) * (tau_t / tau_s)
     if order:
+        q = w / sw[:, None]
+        cut = nucleus(q, top_p)
+        me, mf, mee, mef, mff = _sums(cut * e, cut * f, e, f)
+        out["slope_top_p"] = (mef - me * mf) / (mee - me * me) * (tau_t / tau_s)
         out["order_agreement"] = order_agreement(q, old, new)
-    return pd.DataFrame({name: value.double().cpu().numpy() for name, value in out.items()})
+    return out
 
 
-def _moments(weights: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cov(a, b), Var(a), Var(b) under `weights` [N, V] that sum to one: [N] each, two passes."""
-    a = a - (weights * a).sum(-1, keepdim=True)
-    b = b - (weights * b).sum(-1, keepdim=True)
-    wa = weights * a
-    return (wa * b).sum(-1), (wa * a).sum(-1), (weights * b * b).sum(-1)
+def _sums(we: Tensor, wf: Tensor, e: Tensor, f: Tensor) -> tuple[Tensor, ...]:
+    """Over tokens: sums of we, wf, we e, we f, wf f; [rows] each."""
+    dot = torch.linalg.vecdot
+    return we.sum(-1), wf.sum(-1), dot(we, e), dot(we, f), dot(wf, f)
 
 
 def nucleus(q: Tensor, top_p: float) -> Tensor:
@@ -154,7 +222,7 @@ def aggregate(
     low, high = np.nanquantile(
         drawn[:, 0] / np.where(drawn[:, 1] > 0, drawn[:, 1], np.nan), [half, 1 - half]
     )
-    spread = frame[frame["var"] > 1e-6]
+    spread = frame[frame["var"] > SPREAD]
     return {
         "slope": float(sums[:, 0].sum() / sums[:, 1].sum()),
         "lo": float(low),
@@ -167,3 +235,91 @@ def aggregate(
         "prefixes": len(frame),
         "sequences": len(sums),
     }
+
+
+def rows_batch(policy: Policy, rollouts: Rollouts, rows: list[int]) -> Batch:
+    """Some rows of `rollouts` as a batch where the policy lives."""
+    prompts, device = [rollouts.prompts[i] for i in rows], next(policy.model.parameters()).device
+    return make_batch(prompts, rollouts.tokens[rows], rollouts.lengths[rows], policy.pad_id, device=device)
+
+
+@torch.no_grad()
+def visited_logits(
+    model: Any, rollouts: Rollouts, policy: Policy, rows: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """At every visited prefix: its answer's number [n], the token drawn [n], logits [n, V], float32, CPU.
+
+    `rows` answers at a time. Rows of the embedding beyond the tokenizer's tokens (padding of the
+    vocabulary) are left out: they stand for nothing that could be drawn.
+    """
+    for first in range(0, len(rollouts), rows):
+        part = list(range(first, min(first + rows, len(rollouts))))
+        batch = rows_batch(policy, rollouts, part)
+        mask = batch.mask.cpu()
+        logits = response_logits(model, batch)[batch.mask][:, : len(policy.tokenizer)].float().cpu()
+        owner = torch.tensor(part)[:, None].expand_as(mask)[mask]
+        yield owner, batch.tokens.cpu()[mask], logits
+
+
+def tail_sums(old: Tensor, new: Tensor, tau_s: float) -> Tensor:
+    """Margins against the likeliest token by the other token's probability q: [12, 3], float64.
+
+    Row b is for q in (10^-(b+1), 10^-b]; columns are sum m m', sum m^2 and the number of pairs, with
+    m = z_top - z_i before and m' the same margin after. Their ratio is how a margin of that rarity grew.
+    """
+    log_q = torch.log_softmax(old / tau_s, -1).double()
+    top = log_q.argmax(-1, keepdim=True)
+    m, after = (x.gather(-1, top).double() - x.double() for x in (old, new))
+    row = (-log_q / np.log(10)).floor().clamp(0, 11).long()
+    keep = torch.ones_like(row, dtype=torch.bool).scatter(-1, top, False) & torch.isfinite(m + after)
+    values = torch.stack([m * after, m * m, torch.ones_like(m)], -1)[keep]
+    return torch.zeros(12, 3, dtype=torch.float64).index_add(0, row[keep], values)
+
+
+class Probe:
+    """Fixed prefixes at which a run's margins are measured while it trains.
+
+    They come from the untrained model's own answers at temperature 1 to the run's first questions, so
+    that all arms of one seed share them. Up to 64 answers, of their first 64 tokens, and no more than keep
+    the logits under 2^26 numbers (256 MiB).
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        sampler: Sampler,
+        questions: Sequence[Problem],
+        seed: int,
+        limit: int,
+        world: str,
+    ) -> None:
+        """`policy` and `sampler` still hold the untrained weights."""
+        room = max(1, (1 << 26) // len(policy.tokenizer) // min(limit, 64))
+        chosen = questions[: min(64, room)]
+        prompts, keys = [policy.encode(q.prompt) for q in chosen], [q.id for q in chosen]
+        self.rollouts = sampler.sample(prompts, keys, 1, 1.0, min(limit, 64), seed, draw=-1)
+        parts = list(visited_logits(policy.model, self.rollouts, policy, len(chosen)))
+        self.sequence, tokens, self.base = (torch.cat(x) for x in zip(*parts, strict=True))
+        self.kinds = []
+        if world == "toy":
+            self.kinds = [toy.kind(policy.tokenizer.convert_ids_to_tokens(t)) for t in tokens.tolist()]
+
+    def logits(self, policy: Policy) -> Tensor:
+        """Logits at the probe's prefixes now, [prefixes, V]."""
+        rows = len(self.rollouts)
+        return torch.cat([z for *_, z in visited_logits(policy.model, self.rollouts, policy, rows)])
+
+    def measure(self, policy: Policy, before: Tensor, tau_s: float, tau_t: float) -> dict[str, float]:
+        """Columns of a round's row, from the logits `before` its steps and those of now (RESULTS.md)."""
+        now = self.logits(policy)
+        base = prefix_statistics(self.base, now, 1.0, order=False)
+        step = prefix_statistics(before, now, tau_s, tau_t, order=False)
+        out = {"slope": _ratio(base), "slope r2": float(base["r2"][base["var"] > SPREAD].median())}
+        out["slope round"] = _ratio(step)
+        for kind, part in base.groupby(self.kinds) if self.kinds else ():
+            out[f"slope {kind}"] = _ratio(part)
+        return out
+
+
+def _ratio(table: pd.DataFrame) -> float:
+    return float(table["cov"].sum() / table["var"].sum())

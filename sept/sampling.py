@@ -44,6 +44,13 @@ class Rollouts:
         return len(self.prompts)
 
 
+def thinned(rollouts: Rollouts, n: int) -> Rollouts:
+    """About n of its rows, evenly over all of them."""
+    rows = list(range(0, len(rollouts), max(1, len(rollouts) // n)))
+    fields = {f: getattr(rollouts, f)[rows] for f in ("tokens", "lengths", "finished", "log_probs")}
+    return dataclasses.replace(rollouts, prompts=[rollouts.prompts[i] for i in rows], **fields)
+
+
 class Sampler(Protocol):
     """What the loop and the evaluation need of an engine."""
 

@@ -115,6 +115,13 @@ def is_well_formed(response: str, finished: bool) -> bool:
     return finished and bool(mark) and tail.isdigit() and "<" not in head
 
 
+def kind(token: str) -> str:
+    """What a response token decides: `style`, `digit`, `format` or `end`."""
+    if token in STYLES:
+        return "style"
+    return "digit" if token.isdigit() else "end" if token == EOS else "format"
+
+
 # --- the corpus -----------------------------------------------------------------------------------
 
 

@@ -318,7 +318,7 @@ def test_refresh_every_two_uses_each_version_twice(policy, problems, tmp_path):
 
     engine = Watching()
     engine.refresh(policy)
-    config = preset("sept", **{**SMALL, "rounds": 5, "refresh_every": 2})
+    config = preset("sept", **{**SMALL, "rounds": 5, "refresh_every": 2, "margins_every": 0})
     train(config, policy, problems, tmp_path / "run", sampler=engine)
     assert engine.seen == [0, 0, 4, 4, 8]
 
@@ -340,7 +340,7 @@ def test_offline_draws_one_fixed_answer_per_question(policy, problems, tmp_path)
 
     engine = Watching()
     engine.refresh(policy)
-    config = preset("offline", **{**SMALL, "rounds": 6, "lr": 1e-3})
+    config = preset("offline", **{**SMALL, "rounds": 6, "lr": 1e-3, "margins_every": 0})
     train(config, policy, problems, tmp_path / "run", sampler=engine)
     assert engine.again == 24
 
@@ -519,3 +519,14 @@ def test_cosine_decay(policy, problems, tmp_path):
     waves = [(1 + math.cos(math.pi * r / 4)) / 2 for r in range(4)]
     warm = [0.0, 0.5, 1.0, 1.0]
     assert rates == pytest.approx([1e-3 * w * v for w, v in zip(waves, warm, strict=True)])
+
+
+def test_margins_are_recorded_on_the_way_and_change_nothing(problems, tmp_path):
+    config = preset("sept", **{**SMALL, "rounds": 5, "margins_every": 2, "lr": 1e-3})
+    rows = train(config, random_policy(seed=1), problems, tmp_path / "with")
+    assert [row["round"] for row in rows if "slope" in row] == [1, 3, 4]
+    assert rows[1]["slope"] != 1 and rows[1]["slope round"] != rows[1]["slope"]
+    off = preset("sept", **{**SMALL, "rounds": 5, "margins_every": 0, "lr": 1e-3})
+    assert off.key() == config.key(), "a measurement is not another run"
+    plain = train(off, random_policy(seed=1), problems, tmp_path / "without")
+    assert plain == [{k: v for k, v in row.items() if not k.startswith("slope")} for row in rows]

@@ -96,6 +96,58 @@ def test_aggregate_weighs_by_spread_and_resamples_sequences():
     assert alone["hi"] - alone["lo"] < got["hi"] - got["lo"], "answers, not prefixes, are independent"
 
 
+def test_rare_margins_by_decade():
+    old = torch.tensor([[5.0, 4.0, 5 + np.log(1e-3), 5 + np.log(1e-6)]]).double()
+    new = old * torch.tensor([2.0, 2.0, 2.0, 2.0])
+    new[0, 3] = new[0, 0] - (old[0, 0] - old[0, 3]) * 1.1  # the rarest margin hardly grew
+    sums = mg.tail_sums(old, new, 1.0)
+    growth = (sums[:, 0] / sums[:, 1]).tolist()
+    assert sums[:, 2].tolist() == [1, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0]
+    assert growth[3] == pytest.approx(2) and growth[6] == pytest.approx(1.1)
+
+
+def test_threads_and_blocks_change_nothing(monkeypatch):
+    old, new = logits(23, 40)
+    expected = mg.prefix_statistics(old, new, 0.6)
+    monkeypatch.setattr(mg, "_BLOCK", 80)
+    pd.testing.assert_frame_equal(mg.prefix_statistics(old, new, 0.6, threads=3), expected, rtol=1e-12)
+    assert torch.get_num_threads() == 1
+    assert len(mg.prefix_statistics(old[:0], new[:0], 0.6)) == 0
+
+
+def test_float32_is_good_to_five_digits_at_a_real_vocabulary():
+    generator = torch.Generator().manual_seed(0)
+    old = torch.randn(4, 151_936, generator=generator) * 3
+    old[:, :5] += 14
+    new = old * 1.6 + torch.randn(4, 151_936, generator=generator) * 0.1
+    exact = mg.prefix_statistics(old.double(), new.double(), 0.6, order=False)
+    single = mg.prefix_statistics(old, new, 0.6, order=False)
+    for column in ("slope", "r2", "kl", "slope_unweighted"):
+        assert single[column].to_numpy() == pytest.approx(exact[column].to_numpy(), rel=2e-5, abs=2e-6)
+
+
+def test_a_probe_measures_what_changed_and_nothing_else():
+    from sept.policy import load_policy
+    from sept.problems import load_problems
+    from sept.sampling import make_sampler
+
+    policy = load_policy("H")
+    questions = load_problems("toy:train").batch(0, 16, 0)
+    probe = mg.Probe(policy, make_sampler(policy), questions, 0, 56, "toy")
+    before = probe.logits(policy)
+    same = probe.measure(policy, before, 0.6, 1.0)
+    assert all(same[k] == pytest.approx(1, abs=1e-5) for k in same if k.startswith("slope"))
+    policy.model.model.norm.weight.data.mul_(1.2)
+    half = probe.logits(policy)
+    policy.model.model.norm.weight.data.mul_(1.25)
+    got = probe.measure(policy, half, 0.6, 1.0)
+    kinds = {"slope style", "slope digit", "slope format", "slope end"}
+    assert kinds <= set(got)
+    for name in ("slope", *kinds):
+        assert got[name] == pytest.approx(1.5, abs=1e-4), name
+    assert got["slope round"] == pytest.approx(1.25, abs=1e-4) and got["slope r2"] > 0.999
+
+
 def test_bad_input():
     old, new = logits(2, 8)
     with pytest.raises(SeptError, match="share a tokenizer"):

@@ -153,16 +153,17 @@ def restore(
     named = dict(policy.model.named_parameters())
     for key, value in moments.items():
         name, field = key.rsplit("/", 1)
-        optimizer.state[named[name]][field] = value
+        # AdamW keeps its count of steps on the CPU, its moments beside the weights.
+        optimizer.state[named[name]][field] = value if field == "step" else value.to(named[name].device)
     return behind
 
 
 def copy_weights(model: Any) -> dict[str, Tensor]:
-    """A copy of the state dict without the aliases of tied weights, which safetensors refuses."""
+    """A copy of the state dict on the CPU, without the aliases of tied weights, which safetensors refuses."""
     seen: set[int] = set()
     out = {}
     for name, value in model.state_dict().items():
         if value.data_ptr() not in seen:
             seen.add(value.data_ptr())
-            out[name] = value.detach().clone().contiguous()
+            out[name] = value.detach().to("cpu", copy=True).contiguous()
     return out

@@ -36,7 +36,13 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
 
 
 def open_folder(
-    out: Path, config: Config, identity: dict[str, Any], policy: Policy, problems: ProblemSet, resume: bool
+    out: Path,
+    config: Config,
+    identity: dict[str, Any],
+    policy: Policy,
+    problems: ProblemSet,
+    resume: bool,
+    name: str,
 ) -> list[dict[str, Any]]:
     """Claim `out` for this run and return the rounds already done."""
     record = out / "config.json"
@@ -64,7 +70,9 @@ def open_folder(
         record,
         {
             "identity": identity,
+            "name": name,
             "model": policy.name,
+            "revision": policy.revision,
             "problems": problems.name,
             "config": json.loads(config.to_json()),
             "provenance": environment(),

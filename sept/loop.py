@@ -15,11 +15,13 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .cards import begin_card
 from .checkpoints import (
     checkpoints,
     copy_weights,
@@ -64,6 +66,7 @@ def train(
     resume: bool = False,
     sampler: Sampler | None = None,
     on_round: Callable[[dict[str, Any]], None] | None = None,
+    name: str = "",
 ) -> list[dict[str, Any]]:
     """Run Algorithm 1; returns one row per round (columns in RESULTS.md).
 
@@ -71,7 +74,7 @@ def train(
     checkpoint-R folders (the last two) and, at the end, final/ in Hugging Face form. With resume, a run
     that was cut off continues to the same result; without, `out` must be empty or absent. SeptError for
     user mistakes, TrainingError for a run gone wrong. Ctrl-C leaves a folder that resumes from its last
-    checkpoint.
+    checkpoint. name: of the arm or preset, for people; it goes to config.json and to the model card.
     """
     identity = {
         "config": config.key(),
@@ -92,7 +95,7 @@ def train(
         check_lengths([policy.encode(p.prompt) for p in dev.items], [p.id for p in dev.items], room)
         identity["dev"] = dev.hash()
     policy.model = _prepare(policy.model, config)
-    rows = open_folder(out, config, identity, policy, problems, resume)
+    rows = open_folder(out, config, identity, policy, problems, resume, name or config.objective)
     with locked(out / ".lock", wait=False):
         if rows and rows[-1]["round"] == config.rounds - 1 and (out / "final").is_dir():
             return rows
@@ -204,7 +207,8 @@ def _rounds(
                 f"{last_good(out)}; lower lr or raise tau_t"
             ) from None
     write_rows(out, rows)
-    save_policy(policy, out / "final")  # last: its presence says that the run is whole
+    card = partial(begin_card, run=out, rounds=len(rows))
+    save_policy(policy, out / "final", card)  # last: its presence says that the run is whole
     for folder in checkpoints(out):
         shutil.rmtree(folder)
     return rows

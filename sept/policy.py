@@ -174,16 +174,20 @@ def _line(error: BaseException) -> str:
     return text[:160] + ("..." if len(text) > 160 else "")
 
 
+def merged(model: Any) -> Any:
+    """The model itself, or a copy with its LoRA adapters folded in."""
+    if not hasattr(model, "merge_and_unload"):
+        return model
+    import copy
+
+    return copy.deepcopy(model).merge_and_unload()
+
+
 def save_policy(policy: Policy, folder: Path, also: Callable[[Path], None] | None = None) -> None:
     """Write model and tokenizer in Hugging Face form, and what `also` adds, all of it or nothing."""
     temporary = folder.with_name(folder.name + ".part")
     shutil.rmtree(temporary, ignore_errors=True)
-    model = policy.model
-    if hasattr(model, "merge_and_unload"):  # LoRA adapters are folded in for whoever loads it next
-        import copy
-
-        model = copy.deepcopy(model).merge_and_unload()
-    model.save_pretrained(temporary, safe_serialization=True)
+    merged(policy.model).save_pretrained(temporary, safe_serialization=True)
     policy.tokenizer.save_pretrained(temporary)
     if also is not None:
         also(temporary)

@@ -106,6 +106,7 @@ def load_policy(
     incomplete, not a causal language model, or has fewer embeddings than its tokenizer has tokens.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.hub import cached_file, extract_commit_hash
 
     path = resolve(name)
     if not Path(path).is_dir():
@@ -121,6 +122,9 @@ def load_policy(
         warnings.warn(f"model {name!r}: Python code of {path!r} may run with your rights", stacklevel=2)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
+        # Everything from the very commit that is found now, even if a branch moves meanwhile.
+        commit = extract_commit_hash(cached_file(path, "config.json", revision=revision), None)
+        options["revision"] = commit or revision
         config = AutoConfig.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
         if not trust_remote_code and "trust_remote_code" in str(error):
@@ -128,9 +132,6 @@ def load_policy(
                 f"model {name!r}: needs Python code of its own repository; read it, then --trust-remote-code"
             ) from None
         raise SeptError(f"model {name!r}: cannot read its config ({_line(error)})") from None
-    # From here on the very commit that was found, even if a branch moves meanwhile.
-    commit = getattr(config, "_commit_hash", None)
-    options["revision"] = commit or revision
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options

@@ -23,7 +23,8 @@ def random_policy(
 ):
     """A policy with random weights over `vocab` tokens (3 special ones) and a word tokenizer for them.
 
-    rows: embeddings, where there are more of them than tokens (a padded vocabulary). Logits are scaled up to an ordinary spread, so that truncation and temperature errors show.
+    rows: embeddings, where there are more of them than tokens (a padded vocabulary). Logits are scaled up
+    to an ordinary spread, so that truncation and temperature errors show.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import (

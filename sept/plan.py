@@ -216,7 +216,8 @@ def lines(preset: Preset, plans: list[dict[str, Any]], length: int, prompt: int)
     tokens = plans[0]["tokens"]
     out = [
         f"{preset.name}: {preset.shape.hub}, {preset.shape.parameters / 1e9:.2f} B parameters, "
-        f"{preset.arm or 'temperature sweep'} on {preset.problems or preset.evaluated_on}",
+        f"template {preset.shape.template}, {preset.arm or 'temperature sweep'} on "
+        f"{preset.problems or preset.evaluated_on}",
         f"{tokens['sampled'] / 1e6:,.0f} M tokens to sample, {tokens['trained'] / 1e6:,.0f} M to train on "
         f"(assumed: answers of {length}, prompts of {prompt} tokens; --length, --prompt)",
         f"{plans[0]['disk'] / 1e9:,.0f} GB of disk",

@@ -32,6 +32,8 @@ class Shape:
     """Whether queries, keys and values have a bias (Qwen2)."""
     tau_s: float = 0.6
     """Where the paper's sampling temperature starts on it (B.1)."""
+    template: str = "qwen_base_and_math"
+    """Its prompt template in the paper's Figure 4, which has none for Llama."""
 
     @property
     def head_dim(self) -> int:
@@ -51,19 +53,22 @@ class Shape:
         return 2 * 2 * self.layers * self.kv_heads * self.head_dim
 
 
-def _qwen7(name: str, context: int, tau_s: float) -> Shape:
-    return Shape(f"Qwen/{name}", 3584, 28, 28, 4, 18944, 152064, context, bias=True, tau_s=tau_s)
+def _qwen7(name: str, context: int, **more: Any) -> Shape:
+    return Shape(f"Qwen/{name}", 3584, 28, 28, 4, 18944, 152064, context, bias=True, **more)
 
 
 SHAPES = {
-    "qwen2.5-math-7b": _qwen7("Qwen2.5-Math-7B", 4096, 0.6),
-    "qwen2.5-7b": _qwen7("Qwen2.5-7B", 131072, 0.9),
-    "qwen2.5-7b-instruct": _qwen7("Qwen2.5-7B-Instruct", 32768, 0.9),
+    "qwen2.5-math-7b": _qwen7("Qwen2.5-Math-7B", 4096),
+    "qwen2.5-7b": _qwen7("Qwen2.5-7B", 131072, tau_s=0.9),
+    "qwen2.5-7b-instruct": _qwen7("Qwen2.5-7B-Instruct", 32768, tau_s=0.9, template="qwen_instruct"),
     "deepseek-math-7b": Shape(
-        "deepseek-ai/deepseek-math-7b-instruct", 4096, 30, 32, 32, 11008, 102400, 4096
+        *("deepseek-ai/deepseek-math-7b-instruct", 4096, 30, 32, 32, 11008, 102400, 4096),
+        template="deepseek_math_instruct",
     ),
     "llama-3.1-8b": Shape(
-        "meta-llama/Llama-3.1-8B-Instruct", 4096, 32, 32, 8, 14336, 128256, 131072, tau_s=0.9
+        *("meta-llama/Llama-3.1-8B-Instruct", 4096, 32, 32, 8, 14336, 128256, 131072),
+        tau_s=0.9,
+        template="chat_reasoning",
     ),
     # For one GPU; the paper has no runs of these.
     "qwen2.5-math-1.5b": Shape(
@@ -74,10 +79,10 @@ SHAPES = {
     ),
 }
 
-DATA = {"dsr": "deepscaler", "otm": "openthoughts-math"}
-"""Training questions, by name: DeepScaleR, and the mathematical ones of OpenThoughts3."""
+DATA = {"dsr": "deepscaler:parity", "otm": "openthoughts-math:parity"}
+"""Training questions: DeepScaleR, and the mathematical ones of OpenThoughts3; the authors' verifier."""
 
-BENCHMARKS = "math500+amc23+minerva+olympiadbench+aime24+aime25"
+BENCHMARKS = "math500+amc23+minerva+olympiad+aime24+aime25:parity"
 """Questions of every published score."""
 
 VARIANTS = ("paper", "authors")

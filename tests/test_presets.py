@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from test_cli import complaint, run  # noqa: F401  (a fixture)
+from test_models import checkpoint
 
 from sept import plan, published
 from sept.config import SeptError
@@ -188,6 +189,32 @@ def test_plan_on_the_command_line(run, tmp_path):  # noqa: F811
     assert run("plan", MATH, "--device", "H100", "--set", "lora_rank=16")[0] == 0
     code, out, _ = run("plan", MATH, "--device", "4090", "--model", "qwen2.5-0.5b")
     assert code == 0 and "Qwen2.5-0.5B" in out
+
+
+def test_templates_are_those_of_figure_4():
+    printed = published.settings()["chat_templates"]
+    assert {s.template for s in SHAPES.values()} - set(printed) == {"chat_reasoning"}, "Llama has none"
+
+
+def test_a_preset_trains_on_whatever_model_and_questions_are_given(run, tmp_path):  # noqa: F811
+    model, problems = checkpoint(tmp_path / "model"), tmp_path / "words.jsonl"
+    problems.write_text('{"prompt": "w1 w2", "answer": "w3"}\n' * 8)
+    name = "grpo-qwen2.5-math-7b-dsr:authors"
+    small = {"rounds": 2, "questions": 4, "mini_batch": 4, "max_new_tokens": 8}
+    given = [f"--set={k}={v}" for k, v in small.items()]
+    out = tmp_path / "run"
+    code, told, err = run(
+        "train", "--preset", name, "--model", model, "--problems", problems, "--out", out, *given
+    )
+    assert code == 0, err
+    record = json.loads((out / "config.json").read_text())
+    assert record["name"] == name and record["config"]["lr"] == 5e-7 and record["config"]["G"] == 8
+    assert record["config"] == json.loads(find_preset(name).config(**small).to_json())
+    assert name in (out / "final" / "README.md").read_text()
+    code, _, err = run(
+        "sweep", "--preset", "sweep-qwen2.5-7b", "--problems", problems, "--model", "no/such"
+    )
+    assert code == 2 and "no/such" in complaint(err)
 
 
 def test_the_arms_of_all_runs_are_known():

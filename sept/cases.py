@@ -58,7 +58,7 @@ def log_probs(
         for row, i in enumerate(rows):
             tokens[row, : len(texts[i])] = torch.tensor(texts[i])
         batch = make_batch([contexts[i] for i in rows], tokens, lengths, policy.pad_id, device=device)
-        scores = token_log_probs(response_logits(policy.model, batch), batch.tokens, tau)
+        scores = token_log_probs(response_logits(policy.model, batch, policy.vocab), batch.tokens, tau)
         out[rows] = (scores.double() * batch.mask).sum(1).cpu().numpy()
     return out
 

@@ -36,7 +36,13 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
 
 
 def open_folder(
-    out: Path, config: Config, identity: dict[str, Any], policy: Policy, problems: ProblemSet, resume: bool
+    out: Path,
+    config: Config,
+    identity: dict[str, Any],
+    policy: Policy,
+    problems: ProblemSet,
+    resume: bool,
+    name: str,
 ) -> list[dict[str, Any]]:
     """Claim `out` for this run and return the rounds already done."""
     record = out / "config.json"
@@ -64,7 +70,9 @@ def open_folder(
         record,
         {
             "identity": identity,
+            "name": name,
             "model": policy.name,
+            "revision": policy.revision,
             "problems": problems.name,
             "config": json.loads(config.to_json()),
             "provenance": environment(),
@@ -153,16 +161,17 @@ def restore(
     named = dict(policy.model.named_parameters())
     for key, value in moments.items():
         name, field = key.rsplit("/", 1)
-        optimizer.state[named[name]][field] = value
+        # AdamW keeps its count of steps on the CPU, its moments beside the weights.
+        optimizer.state[named[name]][field] = value if field == "step" else value.to(named[name].device)
     return behind
 
 
 def copy_weights(model: Any) -> dict[str, Tensor]:
-    """A copy of the state dict without the aliases of tied weights, which safetensors refuses."""
+    """A copy of the state dict on the CPU, without the aliases of tied weights, which safetensors refuses."""
     seen: set[int] = set()
     out = {}
     for name, value in model.state_dict().items():
         if value.data_ptr() not in seen:
             seen.add(value.data_ptr())
-            out[name] = value.detach().clone().contiguous()
+            out[name] = value.detach().to("cpu", copy=True).contiguous()
     return out

@@ -13,8 +13,23 @@ from .config import PRESETS, SeptError, preset
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-Model = Annotated[str, typer.Option(help="Shipped base (F, H, E, I), folder, or hub id.")]
-Problems = Annotated[str, typer.Option(help="toy:test, toy:dev, toy:train[:families][:n], or a file.")]
+Model = Annotated[
+    str | None, typer.Option(help="Shipped base (F, H, E, I; default H), folder, or hub id[@revision].")
+]
+Problems = Annotated[
+    str | None, typer.Option(help="toy:test, toy:dev, toy:train[:families][:n], or a file.")
+]
+PresetName = Annotated[
+    str | None, typer.Option("--preset", help="Published settings; `sept plan` lists them.")
+]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="field=value, as JSON; may be repeated.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Dtype = Annotated[
+    str, typer.Option(help="Weights: float32 or bfloat16 (a GPU computes in bfloat16 anyway).")
+]
+Remote = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Let the model's repository run its own Python code.")
+]
 Length = Annotated[int | None, typer.Option(help="Response limit; default 56 on toy questions, else 1024.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; small models are fastest with one.")]
@@ -51,6 +66,8 @@ def _write(path: Path | None, value: Any) -> None:
 
 
 def _set_up(threads: int, json_: Path | None = None) -> None:
+    import warnings
+
     import torch
     from transformers.utils import logging
 
@@ -61,6 +78,34 @@ def _set_up(threads: int, json_: Path | None = None) -> None:
     torch.set_num_threads(threads)
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what is wrong with a checkpoint is said in one line of ours
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+
+
+def _load(name: str, device: str, dtype: str, remote: bool) -> Any:
+    """The policy, announced in one line."""
+    import torch
+
+    from .policy import load_policy
+
+    if dtype not in ("float32", "bfloat16"):
+        raise SeptError(f"dtype {dtype!r}: choose float32 or bfloat16")
+    policy = load_policy(name, getattr(torch, dtype), device, trust_remote_code=remote)
+    print(policy.summary())
+    return policy
+
+
+def _fields(pairs: list[str] | None) -> dict[str, Any]:
+    """Config fields from field=value pairs."""
+    fields: dict[str, Any] = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise SeptError(f"--set {pair!r}: write field=value")
+        try:
+            fields[name] = json.loads(value)
+        except ValueError:
+            fields[name] = value
+    return fields
 
 
 @app.command()
@@ -96,18 +141,20 @@ def pretrain(
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Folder for the run.")],
-    arm: Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = "sept",
-    model: Model = "H",
-    problems: Problems = "toy:train",
+    arm: Annotated[str | None, typer.Option(help=f"One of {', '.join(PRESETS)}; default sept.")] = None,
+    preset_: PresetName = None,
+    model: Model = None,
+    problems: Problems = None,
     seed: Annotated[int, typer.Option(help="Seed of the question order and of every draw.")] = 0,
     config: Annotated[
         Path | None, typer.Option(help="JSON file with config fields that differ from the arm's.")
     ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="field=value, as JSON; may be repeated.")
-    ] = None,
+    set_: Settings = None,
     dev: Annotated[str, typer.Option(help="Questions for --set eval_every=N.")] = "toy:dev:16",
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    trust_remote_code: Remote = False,
     threads: Threads = 1,
     json_: Json = None,
 ) -> None:
@@ -115,7 +162,7 @@ def train(
     from tqdm import tqdm
 
     from .loop import train as run_loop
-    from .policy import load_policy
+    from .presets import find_preset
     from .problems import load_problems
 
     fields: dict[str, Any] = {"seed": seed}
@@ -124,27 +171,28 @@ def train(
             fields |= dict(json.loads(config.read_text()))
         except (OSError, ValueError, TypeError) as error:
             raise SeptError(f"config {str(config)!r}: cannot be read ({error})") from None
-    for pair in set_ or []:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise SeptError(f"--set {pair!r}: write field=value")
-        try:
-            fields[name] = json.loads(value)
-        except ValueError:
-            fields[name] = value
-    settings = preset(arm, **fields)
-    problem_set = load_problems(problems)
+    fields |= _fields(set_)
+    published = find_preset(preset_) if preset_ else None
+    if published and (arm or not published.arm):
+        raise SeptError(f"--preset {preset_!r}: a run names its arm itself, a sweep is for `sept sweep`")
+    arm = arm or "sept"
+    settings = published.config(**fields) if published else preset(arm, **fields)
+    model = model or (published.shape.hub if published else "H")
+    problem_set = load_problems(problems or (published.problems if published else "toy:train"))
     dev_set = load_problems(dev) if settings.eval_every else None
     _set_up(threads, json_)
-    policy = load_policy(model)
-    with tqdm(total=settings.rounds, unit=" rounds", desc=f"train {arm}") as bar:
+    policy = _load(model, device, dtype, trust_remote_code)
+    name = preset_ or arm
+    with tqdm(total=settings.rounds, unit=" rounds", desc=f"train {name}") as bar:
 
         def show(row: dict[str, Any]) -> None:
             bar.update(row["round"] + 1 - bar.n)
             bar.set_postfix(nll=f"{row['nll']:.3f}", right=f"{row['accuracy']:.1%}")
 
         try:
-            rows = run_loop(settings, policy, problem_set, out, dev=dev_set, resume=resume, on_round=show)
+            rows = run_loop(
+                settings, policy, problem_set, out, dev=dev_set, resume=resume, on_round=show, name=name
+            )
         except KeyboardInterrupt as stop:
             _end(str(stop), 130)
     _write(json_, {"out": str(out), "config": json.loads(settings.to_json()), "last_round": rows[-1]})
@@ -178,37 +226,62 @@ def _line(scores: dict[str, Any]) -> str:
 
 @app.command("eval")
 def evaluate_(
-    model: Model = "H",
-    problems: Problems = "toy:test",
+    model: Model = None,
+    problems: Problems = None,
     temperature: Annotated[float, typer.Option(help="Decoding temperature; 0 is greedy.")] = 1.0,
     n: Annotated[int, typer.Option(help="Samples per question.")] = 32,
     seed: Annotated[int, typer.Option()] = 0,
     engine: Annotated[str, typer.Option(help="auto, static or transformers.")] = "auto",
     max_new_tokens: Length = None,
+    card: Annotated[bool, typer.Option("--card", help="Add the score to the model's own card.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    trust_remote_code: Remote = False,
     threads: Threads = 1,
     json_: Json = None,
 ) -> None:
     """pass@k of a model on a problem set at one temperature."""
-    (scores,) = _sweep(model, problems, [temperature], n, seed, engine, max_new_tokens, threads, json_)
+    from .cards import add_scores, require_card
+
+    model, problems = model or "H", problems or "toy:test"
+    if card:
+        require_card(Path(model))
+    how = (device, dtype, trust_remote_code)
+    (scores,) = _sweep(model, problems, [temperature], n, seed, engine, max_new_tokens, how, threads, json_)
     print(_line(scores))
-    _write(json_, {"model": model, "problems": problems, **scores})
+    result = {"model": model, "problems": problems, "seed": seed, **scores}
+    if card:
+        add_scores(Path(model), result)
+        print(f"wrote {Path(model) / 'README.md'}")
+    _write(json_, result)
 
 
 @app.command()
 def sweep(
-    model: Model = "H",
-    problems: Problems = "toy:test",
+    model: Model = None,
+    preset_: PresetName = None,
+    problems: Problems = None,
     temperatures: Annotated[str, typer.Option(help="start:end:step, or a list a,b,c.")] = "0:1.6:0.1",
     n: Annotated[int, typer.Option(help="Samples per question.")] = 32,
     seed: Annotated[int, typer.Option()] = 0,
     engine: Annotated[str, typer.Option(help="auto, static or transformers.")] = "auto",
     max_new_tokens: Length = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    trust_remote_code: Remote = False,
     threads: Threads = 1,
     json_: Json = None,
 ) -> None:
     """pass@k over decoding temperatures, and the best temperature for each score."""
-    taus = parse_temperatures(temperatures)
-    rows = _sweep(model, problems, taus, n, seed, engine, max_new_tokens, threads, json_, show=True)
+    from .presets import LIMIT, find_preset
+
+    if preset_:  # its temperatures and number of samples are the defaults of this verb
+        published = find_preset(preset_)
+        model, problems = model or published.shape.hub, problems or published.evaluated_on
+        max_new_tokens = max_new_tokens or LIMIT
+    model, problems = model or "H", problems or "toy:test"
+    taus, how = parse_temperatures(temperatures), (device, dtype, trust_remote_code)
+    rows = _sweep(model, problems, taus, n, seed, engine, max_new_tokens, how, threads, json_, show=True)
     best = {}
     for metric in ("pass@1", "pass@8", "pass@32", "AVG"):
         having = [r for r in rows if r["temperature"] > 0 or metric != "AVG"]
@@ -226,6 +299,7 @@ def _sweep(
     seed: int,
     engine: str,
     max_new_tokens: int | None,
+    how: tuple[str, str, bool],
     threads: int,
     json_: Path | None,
     show: bool = False,
@@ -233,13 +307,12 @@ def _sweep(
     from tqdm import tqdm
 
     from .evaluation import evaluate
-    from .policy import load_policy
     from .problems import load_problems
     from .sampling import make_sampler
 
     problem_set = load_problems(problems)
     _set_up(threads, json_)
-    policy = load_policy(model)
+    policy = _load(model, *how)
     sampler = make_sampler(policy, engine)
     max_new_tokens = max_new_tokens or (56 if problem_set.world == "toy" else 1024)
     rows = []
@@ -269,6 +342,45 @@ def parse_temperatures(text: str) -> list[float]:
             f"temperatures {text!r}: write a,b,c or start:end:step (a whole number of steps), at least 0"
         ) from None
     return values
+
+
+@app.command()
+def plan(
+    name: Annotated[str | None, typer.Argument(metavar="PRESET", help="None: list them.")] = None,
+    gpus: Annotated[int | None, typer.Option(help="Devices that share the work.")] = None,
+    memory: Annotated[float | None, typer.Option(help="GB of each of them.")] = None,
+    device: Annotated[str | None, typer.Option(help="Kind of device, as in H100.")] = None,
+    model: Annotated[str | None, typer.Option(help="Another model, as in qwen2.5-math-1.5b.")] = None,
+    length: Annotated[int | None, typer.Option(help="Mean tokens of an answer.")] = None,
+    prompt: Annotated[int | None, typer.Option(help="Mean tokens of a prompt.")] = None,
+    set_: Settings = None,
+    json_: Json = None,
+) -> None:
+    """What a published run takes: tokens, memory, disk, hours. Exit code 2 if it fits on no machine."""
+    from dataclasses import replace
+
+    from . import plan as costs
+    from .presets import SHAPES, VARIANTS, find_preset, names
+
+    if name is None:
+        print("\n".join(names()))
+        print(f"each also with {' or '.join(f':{v}' for v in VARIANTS)} behind it; default :{VARIANTS[0]}")
+        _write(json_, {"presets": names(), "variants": list(VARIANTS)})
+        return
+    chosen = find_preset(name)
+    if model is not None and model not in SHAPES:
+        raise SeptError(f"model {model!r}: its shape is not known here, choose one of {', '.join(SHAPES)}")
+    chosen = replace(chosen, model=model or chosen.model)
+    length, prompt = length or costs.LENGTH, prompt or costs.PROMPT
+    if length < 1 or prompt < 1:
+        raise SeptError(f"--length {length} --prompt {prompt}: must be at least 1 token each")
+    fields = _fields(set_)
+    plans = [costs.plan(chosen, m, length, prompt, **fields) for m in costs.machines(device, gpus, memory)]
+    costs.refuse(name, plans)
+    print("\n".join(costs.lines(chosen, plans, length, prompt)))
+    _write(
+        json_, {"preset": name, "model": chosen.model, "length": length, "prompt": prompt, "plans": plans}
+    )
 
 
 @app.command()

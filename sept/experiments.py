@@ -309,7 +309,9 @@ def _pass_over(run: Run, points: list[Score], folder: Path) -> None:
             _measure(score, policy)
         measuring += time.monotonic() - begun
 
-    train(run.config(), policy, load_problems(run.problems), folder, resume=True, on_round=tell)
+    train(
+        run.config(), policy, load_problems(run.problems), folder, resume=True, on_round=tell, name=run.arm
+    )
     progress.unlink(missing_ok=True)
     note = run_folder(run) / "seconds"
     before = float(note.read_text()) if note.is_file() else 0.0

@@ -15,13 +15,13 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from . import objectives
+from .cards import begin_card
 from .checkpoints import (
     checkpoints,
     copy_weights,
@@ -36,10 +36,12 @@ from .config import RESULTS_VERSION, Config, SeptError
 from .evaluation import evaluate, family_means, question_scores
 from .grading import grade
 from .margins import Probe
-from .policy import Policy, fingerprint, make_batch, response_logits, save_policy
+from .policy import Policy, fingerprint, save_policy
 from .problems import Problem, ProblemSet, check_lengths
 from .sampling import Rollouts, Sampler, make_sampler, with_end
 from .schedules import tau_s_at
+from .steps import NonFiniteError as _NonFiniteError
+from .steps import take_steps as _steps
 
 CANARY = 1e-3
 """Largest mean |sampler log-prob - policy log-prob|, nats per token, on weights that should be equal (50
@@ -65,6 +67,7 @@ def train(
     resume: bool = False,
     sampler: Sampler | None = None,
     on_round: Callable[[dict[str, Any]], None] | None = None,
+    name: str = "",
 ) -> list[dict[str, Any]]:
     """Run Algorithm 1; returns one row per round (columns in RESULTS.md).
 
@@ -72,7 +75,7 @@ def train(
     checkpoint-R folders (the last two) and, at the end, final/ in Hugging Face form. With resume, a run
     that was cut off continues to the same result; without, `out` must be empty or absent. SeptError for
     user mistakes, TrainingError for a run gone wrong. Ctrl-C leaves a folder that resumes from its last
-    checkpoint.
+    checkpoint. name: of the arm or preset, for people; it goes to config.json and to the model card.
     """
     identity = {
         "config": config.key(),
@@ -93,7 +96,7 @@ def train(
         check_lengths([policy.encode(p.prompt) for p in dev.items], [p.id for p in dev.items], room)
         identity["dev"] = dev.hash()
     policy.model = _prepare(policy.model, config)
-    rows = open_folder(out, config, identity, policy, problems, resume)
+    rows = open_folder(out, config, identity, policy, problems, resume, name or config.objective)
     with locked(out / ".lock", wait=False):
         if rows and rows[-1]["round"] == config.rounds - 1 and (out / "final").is_dir():
             return rows
@@ -122,7 +125,7 @@ def _rounds(
     )
     sampler = sampler or make_sampler(policy)
     start = len(rows)
-    limit = CANARY if weights[0].dtype == torch.float32 else 50 * CANARY
+    limit = CANARY if policy.compute == torch.float32 else 50 * CANARY
     # A sampler that may lag behind the policy needs its own weights in every checkpoint.
     lagging = config.refresh_every != 1
     behind = copy_weights(policy.model) if lagging else None
@@ -213,104 +216,11 @@ def _rounds(
                 f"{last_good(out)}; lower lr or raise tau_t"
             ) from None
     write_rows(out, rows)
-    save_policy(policy, out / "final")  # last: its presence says that the run is whole
+    card = partial(begin_card, run=out, rounds=len(rows))
+    save_policy(policy, out / "final", card)  # last: its presence says that the run is whole
     for folder in checkpoints(out):
         shutil.rmtree(folder)
     return rows
-
-
-class _NonFiniteError(Exception):
-    def __init__(self, batch: int, what: str) -> None:
-        self.batch, self.what = batch, what
-
-
-def _steps(
-    config: Config,
-    policy: Policy,
-    optimizer: torch.optim.Optimizer,
-    weights: list[Tensor],
-    rollouts: Rollouts,
-    tau_t: float,
-    rewards: Tensor,
-) -> dict[str, float]:
-    """All optimizer steps of a round: mu passes over the mini-batches. Returns the round's metrics."""
-    advantages = old = None
-    if config.objective == "grpo":
-        advantages = objectives.group_advantages(rewards, config.G)
-        old = rollouts.log_probs  # drawn at tau_s; the GRPO arm draws and trains at one temperature
-    size = config.mini_batch * config.G
-    device = weights[0].device
-    sums = {"loss": 0.0, "nll": 0.0, "entropy": 0.0, "sampler_gap": 0.0, "grad_norm": 0.0}
-    tokens_seen, steps, gap_tokens = 0, 0, 0
-    policy.model.train(config.gradient_checkpointing)  # eval mode otherwise: no dropout, ever
-    for batch_number, first in enumerate(list(range(0, len(rollouts), size)) * config.mu):
-        step_rows = range(first, min(first + size, len(rollouts)))
-        step_tokens = int(rollouts.lengths[step_rows.start : step_rows.stop].sum())
-        parts = [
-            list(step_rows[i : i + config.micro_batch])
-            for i in range(0, len(step_rows), config.micro_batch)
-        ]
-        optimizer.zero_grad(set_to_none=True)
-        for part in parts:
-            batch = make_batch(
-                [rollouts.prompts[i] for i in part],
-                rollouts.tokens[part],
-                rollouts.lengths[part],
-                policy.pad_id,
-                device=device,
-            )
-            logits = response_logits(policy.model, batch)
-            if config.objective == "nll":
-                losses = objectives.nll(logits, batch.tokens, tau_t)
-            elif config.objective == "entropy":
-                losses = objectives.entropy(logits, tau_t)
-            else:
-                T = batch.tokens.shape[1]
-                assert old is not None and advantages is not None
-                losses = objectives.grpo(
-                    logits,
-                    batch.tokens,
-                    tau_t,
-                    old[part, :T].to(device),
-                    advantages[part].to(device),
-                    config.clip,
-                )
-            loss = objectives.normalise(
-                losses, batch.mask, config.loss_normalisation, step_tokens, len(step_rows), len(parts)
-            )
-            if not torch.isfinite(loss):
-                raise _NonFiniteError(batch_number, "the loss")
-            loss.backward()
-            sums["loss"] += loss.item()
-            with torch.no_grad():
-                mask = batch.mask
-                at_one = objectives.token_log_probs(logits, batch.tokens)
-                sums["nll"] -= (at_one * mask).sum().item()
-                sums["entropy"] += (objectives.entropy(logits) * mask).sum().item()
-                tokens_seen += int(mask.sum())
-                if batch_number == 0:  # the weights are still those of the round's start
-                    tau = rollouts.tau or 1.0
-                    now = objectives.token_log_probs(logits, batch.tokens, tau)
-                    drawn = rollouts.log_probs[part, : now.shape[1]].to(device)
-                    sums["sampler_gap"] += ((now - drawn).abs() * mask).nansum().item()
-                    gap_tokens += int(mask.sum())
-        limit = config.grad_clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(weights, limit)
-        if not torch.isfinite(norm):
-            raise _NonFiniteError(batch_number, "the gradient")
-        sums["grad_norm"] += norm.item()
-        optimizer.step()
-        policy.version += 1
-        steps += 1
-    policy.model.eval()
-    return {
-        "loss": sums["loss"] / steps,
-        "nll": sums["nll"] / tokens_seen,
-        "entropy": sums["entropy"] / tokens_seen,
-        "sampler_gap": sums["sampler_gap"] / max(gap_tokens, 1),
-        "grad_norm": sums["grad_norm"] / steps,
-        "version": policy.version,
-    }
 
 
 def describe(

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,13 @@ class Policy:
     name: str
     """What it was loaded from; for people, never for keys."""
     version: int = 0
+    vocab: int | None = None
+    """Tokens that exist, where the model has more rows than that (a padded vocabulary); else None.
+    Logits end there: for the loss, every engine and the margins alike."""
+    compute: torch.dtype = torch.float32
+    """What matrix products run in: bfloat16 on a GPU, whatever the weights are stored in."""
+    revision: str | None = None
+    """Commit of a hub model."""
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
@@ -48,6 +56,23 @@ class Policy:
         """Longest sequence in tokens."""
         return int(self.model.config.max_position_embeddings)
 
+    def autocast(self) -> torch.autocast:
+        """Context in which the model computes in `compute`."""
+        lower = self.compute != torch.float32
+        return torch.autocast(self.model.device.type, self.compute if lower else None, enabled=lower)
+
+    def summary(self) -> str:
+        """One line for people: kind, size, precision, place."""
+        weight = next(self.model.parameters())
+        size = sum(p.numel() for p in self.model.parameters())
+        parts = [self.model.config.model_type, f"{size:,} parameters"]
+        parts.append(f"{str(weight.dtype)[6:]} weights, {str(self.compute)[6:]} compute")
+        cuda = weight.device.type == "cuda"
+        parts.append(f"on {torch.cuda.get_device_name(weight.device) if cuda else weight.device.type}")
+        parts += [f"vocabulary {self.vocab:,} (padding masked)"] if self.vocab else []
+        parts += [f"commit {self.revision}"] if self.revision else []
+        return f"model {self.name}: {', '.join(parts)}"
+
     def encode(self, text: str) -> list[int]:
         """Prompt ids, beginning-of-sequence token included where the model has one."""
         ids = self.tokenizer(text, add_special_tokens=True)["input_ids"]
@@ -66,29 +91,53 @@ def resolve(name: str) -> str:
     return str(BASES / name) if (BASES / name / "config.json").is_file() else name
 
 
-def load_policy(name: str, dtype: torch.dtype = torch.float32, device: str = "auto") -> Policy:
-    """Load a shipped base, a local folder or a hub model; fp32 master weights by default.
+def load_policy(
+    name: str,
+    dtype: torch.dtype = torch.float32,
+    device: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Policy:
+    """Load a shipped base, a local folder or a hub model (`owner/name`, or `owner/name@revision`).
 
-    device `auto`: a GPU if there is one; models of under 50 M parameters stay on the CPU. Safetensors
-    only, no remote code. SeptError, one line, if it is missing, damaged, incomplete, not a causal
-    language model, or has fewer embeddings than its tokenizer has tokens.
+    float32 master weights by default; on a GPU matrix products run in bfloat16. device `auto`: a GPU if
+    there is one; models of under 50 M parameters stay on the CPU. Safetensors only, and no code of the
+    repository unless `trust_remote_code` asks for it. SeptError, one line, if it is missing, damaged,
+    incomplete, not a causal language model, or has fewer embeddings than its tokenizer has tokens.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.hub import cached_file, extract_commit_hash
 
     path = resolve(name)
-    local = Path(path).is_dir()
-    if not local and (path.count("/") != 1 or path.startswith((".", "/", "~"))):
-        raise SeptError(f"model {name!r}: no such folder, shipped base ({_bases()}) or hub id owner/name")
+    if not Path(path).is_dir():
+        path, _, given = path.partition("@")
+        revision = given or revision
+        if path.count("/") != 1 or path.startswith((".", "/", "~")):
+            raise SeptError(
+                f"model {name!r}: no such folder, shipped base ({_bases()}) or hub id owner/name"
+            )
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise SeptError(f"device {device!r}: there is no GPU that torch can use; choose cpu or auto")
+    if trust_remote_code:
+        warnings.warn(f"model {name!r}: Python code of {path!r} may run with your rights", stacklevel=2)
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        config = AutoConfig.from_pretrained(path)
+        # Everything from the very commit that is found now, even if a branch moves meanwhile.
+        commit = extract_commit_hash(cached_file(path, "config.json", revision=revision), None)
+        options["revision"] = commit or revision
+        config = AutoConfig.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
+        if not trust_remote_code and "trust_remote_code" in str(error):
+            raise SeptError(
+                f"model {name!r}: needs Python code of its own repository; read it, then --trust-remote-code"
+            ) from None
         raise SeptError(f"model {name!r}: cannot read its config ({_line(error)})") from None
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+            path, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
         )
         model, report = loaded
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
     except ValueError as error:
         raise SeptError(f"model {name!r}: not a causal language model ({_line(error)})") from None
     except Exception as error:  # safetensors and tokenizers raise types of their own
@@ -98,19 +147,22 @@ def load_policy(name: str, dtype: torch.dtype = torch.float32, device: str = "au
     if report["missing_keys"]:  # transformers would fill them with random numbers
         absent = sorted(report["missing_keys"])[0]
         raise SeptError(f"model {name!r}: tensor {absent!r} is missing from its weights; fetch it again")
-    embedding: Any = model.get_input_embeddings()
-    rows = embedding.weight.shape[0]
-    if len(tokenizer) > rows:
+    policy = Policy(model, tokenizer, name, revision=commit)
+    if tokenizer.eos_token_id is None and config.eos_token_id is None:
+        raise SeptError(f"model {name!r}: names no end-of-sequence token; set eos_token_id in its config")
+    tokens = 1 + max(*tokenizer.get_vocab().values(), *policy.eos_ids)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokens > rows:
         raise SeptError(
-            f"model {name!r}: tokenizer has {len(tokenizer)} tokens, model only {rows} embeddings; "
+            f"model {name!r}: tokenizer has {tokens} tokens, model only {rows} embeddings; "
             "use the tokenizer that belongs to it"
         )
+    policy.vocab = tokens if tokens < rows else None
     if device == "auto":
         large = sum(p.numel() for p in model.parameters()) > 50_000_000
         device = "cuda" if large and torch.cuda.is_available() else "cpu"
-    policy = Policy(model.to(device).eval(), tokenizer, name)
-    if policy.tokenizer.eos_token_id is None and config.eos_token_id is None:
-        raise SeptError(f"model {name!r}: names no end-of-sequence token; set eos_token_id in its config")
+    policy.model = model.to(device).eval()
+    policy.compute = dtype if device == "cpu" else torch.bfloat16
     return policy
 
 
@@ -123,17 +175,23 @@ def _line(error: BaseException) -> str:
     return text[:160] + ("..." if len(text) > 160 else "")
 
 
-def save_policy(policy: Policy, folder: Path) -> None:
-    """Write model and tokenizer in Hugging Face form, all of it or nothing."""
+def merged(model: Any) -> Any:
+    """The model itself, or a copy with its LoRA adapters folded in."""
+    if not hasattr(model, "merge_and_unload"):
+        return model
+    import copy
+
+    return copy.deepcopy(model).merge_and_unload()
+
+
+def save_policy(policy: Policy, folder: Path, also: Callable[[Path], None] | None = None) -> None:
+    """Write model and tokenizer in Hugging Face form, and what `also` adds, all of it or nothing."""
     temporary = folder.with_name(folder.name + ".part")
     shutil.rmtree(temporary, ignore_errors=True)
-    model = policy.model
-    if hasattr(model, "merge_and_unload"):  # LoRA adapters are folded in for whoever loads it next
-        import copy
-
-        model = copy.deepcopy(model).merge_and_unload()
-    model.save_pretrained(temporary, safe_serialization=True)
+    merged(policy.model).save_pretrained(temporary, safe_serialization=True)
     policy.tokenizer.save_pretrained(temporary)
+    if also is not None:
+        also(temporary)
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(temporary, folder)
@@ -201,9 +259,49 @@ def make_batch(
     return Batch(*(part.to(device) for part in parts))
 
 
-def response_logits(model: Any, batch: Batch) -> Tensor:
-    """Logits that predict each response token: [B, T, V] (rows behind a response's end are arbitrary)."""
+def response_logits(model: Any, batch: Batch, vocab: int | None = None) -> Tensor:
+    """Logits that predict each response token: [B, T, V] (rows behind a response's end are arbitrary).
+
+    vocab: a policy's `vocab`; rows of a padded vocabulary are left out.
+    """
     logits = model(
         input_ids=batch.ids, attention_mask=batch.attention, position_ids=batch.positions, use_cache=False
-    ).logits
+    ).logits[..., :vocab]
     return logits.gather(1, batch.sources[..., None].expand(-1, -1, logits.shape[-1]))
+
+
+def response_states(model: Any, batch: Batch) -> Tensor:
+    """Last hidden states where `response_logits` has logits, padding left out: [response tokens, hidden]."""
+    states = (
+        _causal(model)
+        .base_model(
+            input_ids=batch.ids,
+            attention_mask=batch.attention,
+            position_ids=batch.positions,
+            use_cache=False,
+        )
+        .last_hidden_state
+    )
+    return states.gather(1, batch.sources[..., None].expand(-1, -1, states.shape[-1]))[batch.mask]
+
+
+@torch.no_grad()
+def output_layer(policy: Policy) -> Tensor | None:
+    """Weight [rows, hidden] of the output layer if logits are its product with the last hidden states.
+
+    None if there is more to it: a bias, a soft cap, a scale. The model itself is asked, on two tokens.
+    """
+    model = _causal(policy.model)
+    head = model.get_output_embeddings()
+    if type(head) is not torch.nn.Linear or head.bias is not None:
+        return None
+    ids = torch.full((1, 2), policy.eos_ids[0], device=head.weight.device)
+    with policy.autocast():
+        states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        same = torch.equal(head(states), model(input_ids=ids, use_cache=False).logits)
+    return head.weight if same else None
+
+
+def _causal(model: Any) -> Any:
+    """The language model under LoRA adapters, if there are any."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model

@@ -184,7 +184,12 @@ class TransformersEngine:
         if self.frozen is None:
             from transformers import GenerationConfig
 
-            self.frozen = copy.deepcopy(policy.model)
+            # Deep copies of everything but the weights, which are taken over in what they are used in.
+            memo: dict[int, Any] = {
+                id(p): torch.nn.Parameter(p.detach().to(policy.compute, copy=True), requires_grad=False)
+                for p in policy.model.parameters()
+            }
+            self.frozen = copy.deepcopy(policy.model, memo)
             # `generate` merges what a checkpoint's own config asks for (penalties, suppressed tokens).
             self.frozen.generation_config = GenerationConfig()
         else:
@@ -240,10 +245,11 @@ class TransformersEngine:
             ids[i, width - len(prompt) :] = torch.tensor(prompt)
             mask[i, width - len(prompt) :] = 1
         noise = torch.from_numpy(uniforms(keys, n, max_new_tokens, seed, draw)).to(device)
+        vocab = self.policy.vocab
         log_probs: list[Tensor] = []
 
         def draw_token(_: Tensor, scores: Tensor) -> Tensor:
-            token, log_p = choose(scores, noise[:, len(log_probs)], tau)
+            token, log_p = choose(scores[:, :vocab], noise[:, len(log_probs)], tau)
             log_probs.append(log_p)
             return torch.full_like(scores, -torch.inf).scatter_(1, token[:, None], 0.0)
 
@@ -342,7 +348,7 @@ class StaticEngine:
                     m.down_proj.weight.detach().float().t().contiguous(),
                 )
             )
-        head = policy.model.get_output_embeddings().weight.detach().float()
+        head = policy.model.get_output_embeddings().weight[: policy.vocab].detach().float()
         self.head = (head * body.norm.weight.detach().float()).t().contiguous()
         self.version = policy.version
 

@@ -287,7 +287,7 @@ def train_round(
     optimizer = torch.optim.AdamW(weights, lr=lr, betas=BETAS, weight_decay=0.0)
     prompts, keys = [policy.encode(p.prompt) for p in problems.items], [p.id for p in problems.items]
     check_lengths(prompts, keys, policy.context - limit)
-    V, n = len(policy.tokenizer), max(1, samples // len(keys))
+    n = max(1, samples // len(keys))
     for step in range(steps):
         progress = min(1.0, (step + 1) / max(1, steps // 10)) * (1 + math.cos(math.pi * step / steps)) / 2
         for group in optimizer.param_groups:
@@ -296,12 +296,12 @@ def train_round(
         optimizer.zero_grad(set_to_none=True)
         for rows, counts in merged(rollouts):
             batch = rows_batch(policy, rollouts, rows)
-            logits = response_logits(policy.model, batch)[..., :V]
+            logits = response_logits(policy.model, batch, policy.vocab)
             if teacher is None:
                 losses = objectives.nll(logits, batch.tokens, tau_t)
             else:
                 with torch.no_grad():
-                    q = torch.softmax(response_logits(teacher, batch)[..., :V].float() / tau_s, -1)
+                    q = torch.softmax(response_logits(teacher, batch, policy.vocab).float() / tau_s, -1)
                     q = q if top_p == 1 else nucleus(q, top_p)
                 losses = -(q * torch.log_softmax(logits.float() / tau_t, -1)).sum(-1)
             weight = counts.to(losses)[:, None] * batch.mask / len(rollouts)

@@ -18,10 +18,13 @@ def _quiet_and_isolated(tmp_path, monkeypatch):
     torch.set_num_threads(1)
 
 
-def random_policy(model_type="qwen2", vocab=320, hidden=32, layers=2, heads=4, kv=2, seed=0, tied=True):
+def random_policy(
+    model_type="qwen2", vocab=320, hidden=32, layers=2, heads=4, kv=2, seed=0, tied=True, rows=None
+):
     """A policy with random weights over `vocab` tokens (3 special ones) and a word tokenizer for them.
 
-    Logits are scaled up to an ordinary spread, so that truncation and temperature errors show.
+    rows: embeddings, where there are more of them than tokens (a padded vocabulary). Logits are scaled up
+    to an ordinary spread, so that truncation and temperature errors show.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import (
@@ -32,6 +35,8 @@ def random_policy(model_type="qwen2", vocab=320, hidden=32, layers=2, heads=4, k
         PreTrainedTokenizerFast,
         Qwen2Config,
         Qwen2ForCausalLM,
+        Qwen3Config,
+        Qwen3ForCausalLM,
     )
 
     from sept.policy import Policy
@@ -42,7 +47,7 @@ def random_policy(model_type="qwen2", vocab=320, hidden=32, layers=2, heads=4, k
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner, unk_token="<pad>", pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
     )
-    size = {"vocab_size": vocab, "hidden_size": hidden, "max_position_embeddings": 96}
+    size = {"vocab_size": rows or vocab, "hidden_size": hidden, "max_position_embeddings": 96}
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     modern = {
         "intermediate_size": 2 * hidden,
@@ -56,6 +61,8 @@ def random_policy(model_type="qwen2", vocab=320, hidden=32, layers=2, heads=4, k
         model = GPT2LMHeadModel(GPT2Config(n_layer=layers, n_head=heads, **size, **special))
     elif model_type == "llama":
         model = LlamaForCausalLM(LlamaConfig(**size, **special, **modern))
+    elif model_type == "qwen3":
+        model = Qwen3ForCausalLM(Qwen3Config(**size, **special, **modern, head_dim=hidden // heads))
     else:
         model = Qwen2ForCausalLM(Qwen2Config(**size, **special, **modern))
     model = model.float()

@@ -160,6 +160,7 @@ def test_padded_vocabulary_and_tied_embeddings(questions):
     expected, _ = theorem.compare(plain.model, plain, rollouts, 0.7, 1.0)
     padded = random_policy(vocab=40)
     padded.model.resize_token_embeddings(64, mean_resizing=False)
+    padded.vocab = 40
     with torch.no_grad():
         padded.model.get_input_embeddings().weight[40:] = 7.0
     got, _ = theorem.compare(padded.model, padded, rollouts, 0.7, 1.0)

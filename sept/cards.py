@@ -1,0 +1,88 @@
+"""The model card of a trained model: README.md, drawn from sept.json beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .config import ARM_NAMES, SeptError
+from .provenance import environment, write_json, write_text
+
+SCORES = ("pass@1", "pass@8", "pass@32", "AVG")
+
+
+def begin_card(folder: Path, run: Path, rounds: int) -> None:
+    """Write sept.json and README.md into `folder` from the config.json of the run folder `run`."""
+    record = json.loads((run / "config.json").read_text())
+    kept = ("model", "revision", "name", "problems", "config", "identity")
+    _write(folder, {**{k: record.get(k) for k in kept}, "rounds": rounds, "provenance": environment()})
+
+
+def require_card(folder: Path) -> None:
+    """SeptError where there is no card to add to."""
+    if not (folder / "sept.json").is_file():
+        raise SeptError(
+            f"--card: {str(folder)!r} holds no sept.json; only models of `sept train` have cards"
+        )
+
+
+def add_scores(folder: Path, scores: dict[str, Any]) -> None:
+    """Add a score, as `sept eval --json` writes it, to a model's card; it replaces an earlier one like it."""
+    card = json.loads((folder / "sept.json").read_text())
+    same = ("problems", "temperature", "n", "seed")
+    others = [s for s in card.get("scores", []) if any(s.get(k) != scores.get(k) for k in same)]
+    _write(folder, {**card, "scores": [*others, scores]})
+
+
+def _write(folder: Path, card: dict[str, Any]) -> None:
+    write_json(folder / "sept.json", card)
+    write_text(folder / "README.md", render(card))
+
+
+def render(card: dict[str, Any]) -> str:
+    """README.md of a card: metadata that the hub reads, then what was done to which base, then scores."""
+    base, at, commit = card["model"], card["revision"], card["provenance"]["commit"]
+    base = base.partition("@")[0] if at else Path(base).name  # a path says nothing elsewhere
+    config = card["config"]
+    arm = ARM_NAMES.get(card["name"]) or card["name"] or config["objective"]
+    head = [*([f"base_model: {base}"] if at else []), "library_name: transformers"]
+    head += ["pipeline_tag: text-generation", "tags: [sept]"]
+    rows = []
+    for s in card.get("scores", []):
+        cells = (
+            f"{s[m]['value']:.1f} [{s[m]['lo']:.1f}, {s[m]['hi']:.1f}]" if m in s else "" for m in SCORES
+        )
+        name = Path(s["problems"]).name
+        rows.append(f"| {name} ({s['questions']}) | {s['temperature']} | {s['n']} | {' | '.join(cells)} |")
+    table = [
+        f"| questions | T | samples | {' | '.join(SCORES)} |",
+        f"|{'---|' * (3 + len(SCORES))}",
+        *(rows or [f"| not measured yet: `sept eval --card` |{' |' * (2 + len(SCORES))}"]),
+    ]
+    return "\n".join(
+        [
+            "---",
+            *head,
+            "---",
+            f"# {base}, {arm}",
+            "",
+            f"{base}{f' at commit {at}' if at else ''}, trained with `sept` {card['provenance']['sept']} "
+            f"(commit {commit}) by {arm}: {card['rounds']} rounds of {config['questions']} questions from "
+            f"{Path(card['problems']).name}, {config['G']} answers each. Method: arXiv 2510.18814.",
+            "The licence is that of the base model.",
+            "",
+            "## Scores",
+            "",
+            "Percent, with 95% intervals over questions, conditional on this checkpoint.",
+            "",
+            *table,
+            "",
+            "## Config",
+            "",
+            "```json",
+            json.dumps(config, indent=1),
+            "```",
+            "",
+        ]
+    )

@@ -1,0 +1,239 @@
+"""What a run would take: tokens, memory by part, disk, hours. An estimate from a stated model of cost.
+
+P parameters, T of them trained, per device of D that share the work as the authors' sharded trainer does
+(weights, gradients and optimizer divided by D; each device draws its share of the answers with a whole copy
+of the weights). `sept train` itself uses one device. Bytes of a number: c = 2 in bfloat16, 4 on a CPU.
+
+    fixed        4 P / D weights, 8 T / D AdamW
+    training     4 T / D gradients, activations, logits in chunks: 24 bytes each, head and its gradient 2 c V h
+    activations  m = micro_batch x (prompt + max_new_tokens) tokens; one layer at work takes
+                 m (20 h + 10 i) bytes; the others 4 m h each if recomputed, else the same
+    sampling     c P sampler's weights; keys and values, 2 c layers kv_heads head_dim bytes a token, for as many
+                 whole answers as fit. On a GPU the sampler (vLLM) gives all that back while the model trains;
+                 the built-in engines keep their weights, which counts as fixed on a CPU
+    peak         fixed + the larger of training and sampling; at most 95% of a device may be used
+    decoding     one token of b answers takes max(2 P b / (0.5 flops), (c P + b k) / (0.6 bandwidth)), k the
+                 bytes of keys and values at half length; a round has at least max_new_tokens such steps
+                 (some answer is always cut), at most 1 in b of its tokens
+    gradients    (6 P + 6 layers h context) flops a token, prompts included, at 40% of the device's rate;
+                 2 P more if recomputed, 2 P fewer for frozen weights (LoRA)
+    disk         three checkpoints of 4 P + 8 T (4 P more if the sampler lags) and the final 4 P
+
+Rates of this machine are measured. A factor of two either way is to be expected.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any
+
+from .config import Config, SeptError
+from .presets import LIMIT, SAMPLES, Preset, Shape
+from .published import N_SCORED
+from .steps import CHUNK
+
+QUESTIONS = sum(N_SCORED.values())
+PROMPT, LENGTH = 150, 1000
+"""Mean tokens of a prompt and of an answer, assumed unless told otherwise."""
+IN_FLIGHT = 256
+"""Answers that a device decodes side by side at most."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Devices of one kind. flops: dense matrix products a second; bandwidth, memory in bytes."""
+
+    name: str
+    flops: float
+    bandwidth: float
+    memory: float
+    gpus: int = 1
+    bytes: int = 2
+
+    def label(self) -> str:
+        return f"{self.gpus} x {self.name}" if self.bytes == 2 else self.name
+
+
+DEVICES = {
+    "H100": Machine("H100", 989e12, 3.35e12, 80e9),
+    "H200": Machine("H200", 989e12, 4.8e12, 141e9),
+    "A800": Machine("A800", 312e12, 2.04e12, 80e9),
+    "A100": Machine("A100", 312e12, 2.04e12, 80e9),
+    "L40S": Machine("L40S", 362e12, 0.86e12, 48e9),
+    "4090": Machine("4090", 165e12, 1.01e12, 24e9),
+}
+
+
+def this_machine() -> Machine:
+    """What is here: a GPU or the CPU's cores, its rates timed on one product and one copy."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
+    size = 8192 if cuda else 1024
+    a = torch.ones(size, size, device=device, dtype=dtype)
+
+    def seconds(what: Any) -> float:
+        taken = []
+        for _ in range(3):  # the first one warms up
+            started = time.perf_counter()
+            what()
+            if cuda:
+                torch.cuda.synchronize()
+            taken.append(time.perf_counter() - started)
+        return min(taken)
+
+    flops = 2 * size**3 / seconds(lambda: a @ a)
+    big = torch.ones(2**28 // a.element_size(), device=device, dtype=dtype)
+    bandwidth = 2 * 2**28 / seconds(lambda: big.clone())
+    if cuda:
+        memory = float(torch.cuda.get_device_properties(0).total_memory)
+        return Machine(torch.cuda.get_device_name(0), flops, bandwidth, memory)
+    memory = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return Machine("this CPU", flops, bandwidth, memory, bytes=4)
+
+
+def machines(device: str | None, gpus: int | None, memory: float | None) -> list[Machine]:
+    """The one that is asked for, or 1 x H100, 8 x A800 and this machine. memory in GB, of each device."""
+    if device is None and gpus is None and memory is None:
+        return [DEVICES["H100"], replace(DEVICES["A800"], gpus=8), this_machine()]
+    name = (device or "H100").upper()
+    if name not in DEVICES:
+        raise SeptError(f"device {device!r}: unknown, choose one of {', '.join(DEVICES)}")
+    if (gpus is not None and gpus < 1) or (memory is not None and not memory > 0):
+        raise SeptError(f"--gpus {gpus} --memory {memory}: at least 1 device with some memory is needed")
+    found = replace(DEVICES[name], gpus=gpus or 1)
+    return [replace(found, memory=memory * 1e9) if memory else found]
+
+
+def trained(shape: Shape, lora_rank: int) -> int:
+    """Parameters that an optimizer step changes: all, or adapters on every linear layer but the last."""
+    if not lora_rank:
+        return shape.parameters
+    h, kv, inner = shape.hidden, shape.kv_heads * shape.head_dim, shape.heads * shape.head_dim
+    ends = [(h, inner), (h, kv), (h, kv), (inner, h), *[(h, shape.intermediate)] * 3]
+    return shape.layers * lora_rank * sum(a + b for a, b in ends)
+
+
+def memory(config: Config | None, shape: Shape, machine: Machine, prompt: int) -> dict[str, float]:
+    """Bytes by part on one device at the peak. No config: sampling alone."""
+    P, D, c = shape.parameters, machine.gpus, machine.bytes
+    limit = config.max_new_tokens if config else LIMIT
+    parts: dict[str, float] = {}
+    fixed = training = 0.0
+    if config is not None:
+        T, m = trained(shape, config.lora_rank), config.micro_batch * (prompt + limit)
+        layer = m * (20 * shape.hidden + 10 * shape.intermediate)
+        kept = 4 * m * shape.hidden if config.gradient_checkpointing else layer
+        parts = {"weights": 4 * P / D, "optimizer": 8 * T / D}
+        fixed = sum(parts.values()) + (c == 4) * c * P
+        parts |= {
+            "gradients": 4 * T / D,
+            "activations": layer + (shape.layers - 1) * kept,
+            "logits chunk": 24 * CHUNK + 2 * c * shape.vocab * shape.hidden,
+        }
+        training = sum(parts[k] for k in ("gradients", "activations", "logits chunk"))
+    parts["sampler's weights"] = c * P
+    awake = 0 if config and c == 4 else c * P
+    answer = _answer_bytes(config, shape, machine, prompt)
+    room = int((0.95 * machine.memory - fixed - awake) // answer)
+    rows = ceil(config.questions * config.G / D) if config else IN_FLIGHT
+    parts["KV cache"] = max(1, min(room, rows, IN_FLIGHT)) * answer  # one answer must fit
+    parts["peak"] = fixed + max(training, awake + parts["KV cache"])
+    return parts
+
+
+def _answer_bytes(config: Config | None, shape: Shape, machine: Machine, prompt: int) -> float:
+    limit = config.max_new_tokens if config else LIMIT
+    return (prompt + limit) * shape.kv_bytes * machine.bytes / 2
+
+
+def decoding(
+    answers: float, side: float, length: int, limit: int, shape: Shape, machine: Machine, prompt: int
+):
+    """Seconds that one device takes for `answers`, `side` of them side by side."""
+    P, c = shape.parameters, machine.bytes
+    keys = (prompt + length / 2) * shape.kv_bytes * c / 2
+    step = max(2 * P * side / (0.5 * machine.flops), (c * P + side * keys) / (0.6 * machine.bandwidth))
+    return step * max(limit, answers * length / side)
+
+
+def plan(preset: Preset, machine: Machine, length: int, prompt: int, **fields: Any) -> dict[str, Any]:
+    """Tokens, bytes and hours of a preset on a machine; `fits` says whether it can run there."""
+    shape = preset.shape
+    config = preset.config(**fields) if preset.arm else None
+    limit = config.max_new_tokens if config else LIMIT
+    length = min(length, limit)
+    parts = memory(config, shape, machine, prompt)
+    out: dict[str, Any] = {"machine": machine.label(), "gpus": machine.gpus, "memory": parts}
+    out |= {"memory_each": machine.memory, "fits": parts["peak"] <= 0.95 * machine.memory}
+    alone = memory(None, shape, machine, prompt)
+    answer = _answer_bytes(None, shape, machine, prompt)
+    test, side = QUESTIONS * SAMPLES, alone["KV cache"] / answer
+    one: float | None = decoding(test / machine.gpus, side, length, LIMIT, shape, machine, prompt) / 3600
+    if alone["peak"] > 0.95 * machine.memory:
+        one = None
+    if config is None:
+        answers = 16 * test + QUESTIONS  # greedy draws one answer
+        return out | {
+            "tokens": {"sampled": answers * length, "trained": 0},
+            "disk": 2 * shape.parameters,
+            "hours": {"sampling": one and one * answers / test},
+        }
+    T, per_round = trained(shape, config.lora_rank), config.questions * config.G
+    side = parts["KV cache"] / _answer_bytes(config, shape, machine, prompt)
+    draw = decoding(per_round / machine.gpus, side, length, limit, shape, machine, prompt)
+    flops = 6 * shape.parameters + 6 * shape.layers * shape.hidden * (prompt + length)
+    flops += 2 * shape.parameters * (config.gradient_checkpointing - bool(config.lora_rank))
+    seen = per_round * config.rounds * (prompt + length) * config.mu
+    train = seen * flops / (0.4 * machine.flops * machine.gpus)
+    seconds = {"sampling": config.rounds * draw, "training": train, "total": config.rounds * draw + train}
+    hours = {k: v / 3600 if out["fits"] else None for k, v in seconds.items()}
+    lag = 4 * shape.parameters * (config.refresh_every != 1)
+    return out | {
+        "tokens": {"sampled": per_round * config.rounds * length, "trained": seen},
+        "disk": 3 * (4 * shape.parameters + 8 * T + lag) + 4 * shape.parameters,
+        "hours": {**hours, "one evaluation": one},
+    }
+
+
+def refuse(name: str, plans: list[dict[str, Any]]) -> None:
+    """SeptError if none of the machines can hold it."""
+    if not any(p["fits"] for p in plans):
+        least = min(plans, key=lambda p: p["memory"]["peak"])
+        raise SeptError(
+            f"preset {name!r} cannot fit: {least['memory']['peak'] / 1e9:.0f} GB are needed on each of "
+            f"{least['machine']} with {least['memory_each'] / 1e9:.0f} GB; take more --gpus, "
+            "--set lora_rank=16, a smaller micro_batch or a smaller --model"
+        )
+
+
+def lines(preset: Preset, plans: list[dict[str, Any]], length: int, prompt: int) -> list[str]:
+    """The plans of a preset, side by side, as text."""
+    tokens = plans[0]["tokens"]
+    out = [
+        f"{preset.name}: {preset.shape.hub}, {preset.shape.parameters / 1e9:.2f} B parameters, "
+        f"template {preset.shape.template}, {preset.arm or 'temperature sweep'} on "
+        f"{preset.problems or preset.evaluated_on}",
+        f"{tokens['sampled'] / 1e6:,.0f} M tokens to sample, {tokens['trained'] / 1e6:,.0f} M to train on "
+        f"(assumed: answers of {length}, prompts of {prompt} tokens; --length, --prompt)",
+        f"{plans[0]['disk'] / 1e9:,.0f} GB of disk",
+        f"{'':<26}" + "".join(f"{p['machine']:>16}" for p in plans),
+    ]
+
+    def row(head: str, cells: list[str]) -> str:
+        return f"{head:<26}" + "".join(f"{c:>16}" for c in cells)
+
+    for part in plans[0]["memory"]:
+        unit = "GB per device, " if part == "peak" else "  "
+        out.append(row(unit + part, [f"{p['memory'][part] / 1e9:.1f}" for p in plans]))
+    out.append(row("fits", ["yes" if p["fits"] else "no" for p in plans]))
+    for part in plans[0]["hours"]:
+        hours = [p["hours"][part] for p in plans]
+        out.append(row(f"hours, {part}", ["-" if h is None else f"{h:,.2f}" for h in hours]))
+    if any(p["gpus"] > 1 for p in plans):
+        out.append("several devices: as a sharded trainer would; `sept train` itself uses one")
+    return out

@@ -1,0 +1,234 @@
+"""The optimizer steps of a round: losses, their gradient, and what is measured on the way.
+
+Logits of a whole micro-batch are held in memory only where they are few. Beyond that the last hidden
+states go through the output layer in chunks, and a chunk's logits are gone before the next one's are made.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import objectives
+from .config import Config
+from .policy import Batch, Policy, make_batch, output_layer, response_logits, response_states
+from .sampling import Rollouts
+
+CHUNK = 2**25
+"""Logits held at once, in elements (128 MiB in float32). A micro-batch of fewer takes the plain path."""
+
+FEW_CHANGED = 0.1
+"""A first step that changes a smaller share of the weights is warned about: they are stored too coarsely."""
+
+
+class NonFiniteError(Exception):
+    def __init__(self, batch: int, what: str) -> None:
+        self.batch, self.what = batch, what
+
+
+class HeadLoss(torch.autograd.Function):
+    """A loss that is a sum over positions, from hidden states and the output layer, chunk by chunk.
+
+    states [N, hidden], weight [rows, hidden], of(logits [n, 1, V], slice) -> scalar of those n positions.
+    Gradients are made in the forward pass (so that logits are made once), in `dtype` like the model's own;
+    the backward pass can run once.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        vocab: int | None,
+        dtype: torch.dtype,
+        of: Callable[[Tensor, slice], Tensor],
+    ) -> Tensor:
+        x, head = states.to(dtype), weight[:vocab].to(dtype)
+        to_states = torch.zeros_like(states)
+        to_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        total = torch.zeros((), device=states.device)
+        size = max(1, CHUNK // head.shape[0])
+        for first in range(0, len(x), size):
+            chunk = slice(first, first + size)
+            logits = (x[chunk] @ head.t()).requires_grad_()
+            with torch.enable_grad():
+                loss = of(logits[:, None], chunk)
+            (gradient,) = torch.autograd.grad(loss, logits)
+            total += loss.detach()
+            to_states[chunk] = gradient @ head
+            if to_weight is not None and weight.dtype == dtype:
+                to_weight[:vocab].addmm_(gradient.t(), x[chunk])
+            elif to_weight is not None:
+                to_weight[:vocab] += gradient.t() @ x[chunk]
+        ctx.gradients = to_states, to_weight
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        to_states, to_weight = ctx.gradients
+        del ctx.gradients
+        if to_weight is not None:
+            to_weight.mul_(outer[0])
+        return to_states.mul_(outer[0]), to_weight, None, None, None
+
+
+def take_steps(
+    config: Config,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    weights: list[Tensor],
+    rollouts: Rollouts,
+    tau_t: float,
+    rewards: Tensor,
+) -> dict[str, float]:
+    """All optimizer steps of a round: mu passes over the mini-batches. Returns the round's metrics."""
+    advantages = objectives.group_advantages(rewards, config.G) if config.objective == "grpo" else None
+    size = config.mini_batch * config.G
+    device = weights[0].device
+    sums = {"loss": 0.0, "nll": 0.0, "entropy": 0.0, "sampler_gap": 0.0, "grad_norm": 0.0}
+    tokens_seen, steps, gap_tokens = 0, 0, 0
+    batches = list(range(0, len(rollouts), size)) * config.mu
+    # The first step at a learning rate above 0: warm-up begins with a round at 0.
+    telling = len(batches) if config.warmup else 0
+    changed: float | None = None
+    head = _large_head(config, policy, rollouts)
+    policy.model.train(config.gradient_checkpointing)  # eval mode otherwise: no dropout, ever
+
+    def measured(logits: Tensor, tokens: Tensor, mask: Tensor, drawn: Tensor, gain: Any) -> Tensor:
+        """Loss per token [B, T] of logits [B, T, V]; what else they tell is added to `sums`.
+
+        drawn [B, T]: the sampler's log-probs; gain [B]: GRPO's advantages.
+        """
+        with torch.no_grad():
+            at_one = objectives.token_log_probs(logits, tokens)
+            sums["nll"] -= (at_one * mask).sum().item()
+            sums["entropy"] += (objectives.entropy(logits) * mask).sum().item()
+            if batch_number == 0:  # the weights are still those of the round's start
+                now = objectives.token_log_probs(logits, tokens, rollouts.tau or 1.0)
+                sums["sampler_gap"] += ((now - drawn).abs() * mask).nansum().item()
+        if config.objective == "nll":
+            return objectives.nll(logits, tokens, tau_t)
+        if config.objective == "entropy":
+            return objectives.entropy(logits, tau_t)
+        # Drawn at tau_s; the GRPO arm draws and trains at one temperature.
+        return objectives.grpo(logits, tokens, tau_t, drawn, gain, config.clip)
+
+    for batch_number, first in enumerate(batches):
+        step_rows = range(first, min(first + size, len(rollouts)))
+        step_tokens = int(rollouts.lengths[step_rows.start : step_rows.stop].sum())
+        parts = [
+            list(step_rows[i : i + config.micro_batch])
+            for i in range(0, len(step_rows), config.micro_batch)
+        ]
+        shares = config.loss_normalisation, step_tokens, len(step_rows), len(parts)
+        optimizer.zero_grad(set_to_none=True)
+        for part in parts:
+            batch = make_batch(
+                [rollouts.prompts[i] for i in part],
+                rollouts.tokens[part],
+                rollouts.lengths[part],
+                policy.pad_id,
+                device=device,
+            )
+            drawn = rollouts.log_probs[part, : batch.tokens.shape[1]].to(device)
+            gain = None if advantages is None else advantages[part].to(device)
+            with policy.autocast():
+                if head is None:
+                    logits = response_logits(policy.model, batch, policy.vocab)
+                    losses = measured(logits, batch.tokens, batch.mask, drawn, gain)
+                    loss = objectives.normalise(losses, batch.mask, *shares)
+                else:
+                    loss = _chunked_loss(policy, head, batch, drawn, gain, measured, shares)
+            if not torch.isfinite(loss):
+                raise NonFiniteError(batch_number, "the loss")
+            loss.backward()
+            sums["loss"] += loss.item()
+            tokens_seen += int(batch.mask.sum())
+            gap_tokens += int(batch.mask.sum()) if batch_number == 0 else 0
+        limit = config.grad_clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(weights, limit)
+        if not torch.isfinite(norm):
+            raise NonFiniteError(batch_number, "the gradient")
+        sums["grad_norm"] += norm.item()
+        before = _some_of(weights) if policy.version == telling else []
+        optimizer.step()
+        if before:
+            changed = _share_changed(weights, before)
+        policy.version += 1
+        steps += 1
+    optimizer.zero_grad(set_to_none=True)  # nobody needs gradients while answers are drawn
+    policy.model.eval()
+    return {
+        "loss": sums["loss"] / steps,
+        "nll": sums["nll"] / tokens_seen,
+        "entropy": sums["entropy"] / tokens_seen,
+        "sampler_gap": sums["sampler_gap"] / max(gap_tokens, 1),
+        "grad_norm": sums["grad_norm"] / steps,
+        "version": policy.version,
+        **({} if changed is None else {"changed": changed}),
+    }
+
+
+def _large_head(config: Config, policy: Policy, rollouts: Rollouts) -> Tensor | None:
+    """The output layer's weight if this round's micro-batches have too many logits to be held at once."""
+    longest = max(map(len, rollouts.prompts)) + int(rollouts.lengths.max())
+    rows = min(config.micro_batch, config.mini_batch * config.G, len(rollouts))
+    V = policy.vocab or policy.model.get_input_embeddings().weight.shape[0]
+    if rows * longest * V <= CHUNK:
+        return None
+    head = output_layer(policy)
+    if head is None:
+        warnings.warn(
+            f"model {policy.name!r}: its logits are more than one matrix product, so all {rows} x {longest} x "
+            f"{V} of them are held in memory; lower micro_batch if that is too much",
+            stacklevel=2,
+        )
+    return head
+
+
+def _chunked_loss(
+    policy: Policy,
+    head: Tensor,
+    batch: Batch,
+    drawn: Tensor,
+    gain: Tensor | None,
+    measured: Callable[..., Tensor],
+    shares: tuple[str, int, int, int],
+) -> Tensor:
+    """The same loss as from whole logits, through `HeadLoss`. Every normalisation is a factor."""
+    mask = batch.mask
+    factor = objectives.normalise(mask.float(), mask, *shares) / mask.sum()
+    tokens, drawn = batch.tokens[mask], drawn[mask]
+    gains = None if gain is None else gain[:, None].expand_as(mask)[mask]
+
+    def of(logits: Tensor, chunk: slice) -> Tensor:
+        one = tokens[chunk, None]
+        own = None if gains is None else gains[chunk]
+        return factor * measured(logits, one, torch.ones_like(one).bool(), drawn[chunk, None], own).sum()
+
+    states = response_states(policy.model, batch)
+    return HeadLoss.apply(states, head, policy.vocab, policy.compute, of)
+
+
+def _some_of(weights: list[Tensor]) -> list[Tensor]:
+    """Copies of at most 65,536 evenly spaced entries of each tensor."""
+    return [w.detach().flatten()[:: -(-w.numel() // 65536)].clone() for w in weights]
+
+
+def _share_changed(weights: list[Tensor], before: list[Tensor]) -> float:
+    """Share of all weights that a step changed, by a sample of each tensor; warns where it is near zero."""
+    shares = [(new != old).double().mean() for new, old in zip(_some_of(weights), before, strict=True)]
+    sizes = [w.numel() for w in weights]
+    share = sum(float(s) * n for s, n in zip(shares, sizes, strict=True)) / sum(sizes)
+    if share < FEW_CHANGED:
+        warnings.warn(
+            f"the first optimizer step changed {share:.2%} of the weights: steps of this size are lost in "
+            f"{str(weights[0].dtype)[6:]}; use float32 weights or a larger lr",
+            stacklevel=2,
+        )
+    return share

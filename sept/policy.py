@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import SeptError
+from .config import SeptError, report
+from .prompts import checked, render
 
 BASES = Path(__file__).parent / "data" / "bases"
 
@@ -48,8 +49,20 @@ class Policy:
         """Longest sequence in tokens."""
         return int(self.model.config.max_position_embeddings)
 
+    @property
+    def template(self) -> str:
+        """Name of the prompt template (`sept.prompts`); the model's config carries it to its checkpoints."""
+        return getattr(self.model.config, "sept_template", None) or "plain"
+
+    def shown(self, text: str) -> str:
+        """A question as the model sees it, special tokens included."""
+        return self.tokenizer.decode(self.encode(text))
+
     def encode(self, text: str) -> list[int]:
-        """Prompt ids, beginning-of-sequence token included where the model has one."""
+        """Prompt ids of a question in its template; plain: behind a beginning-of-sequence token, if any."""
+        if self.template != "plain":  # which holds its own special tokens: none may come twice
+            rendered = render(self.template, text, self.tokenizer)
+            return self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
         ids = self.tokenizer(text, add_special_tokens=True)["input_ids"]
         bos = self.tokenizer.bos_token_id
         if bos is not None and (not ids or ids[0] != bos):
@@ -69,13 +82,17 @@ def resolve(name: str) -> str:
 def load_policy(name: str, dtype: torch.dtype = torch.float32, device: str = "auto") -> Policy:
     """Load a shipped base, a local folder or a hub model; fp32 master weights by default.
 
+    name may end in `:TEMPLATE`, its prompt template. By default that is the one it was trained with here,
+    else `chat` where the tokenizer has a chat template, else `plain`.
     device `auto`: a GPU if there is one; models of under 50 M parameters stay on the CPU. Safetensors
     only, no remote code. SeptError, one line, if it is missing, damaged, incomplete, not a causal
     language model, or has fewer embeddings than its tokenizer has tokens.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    path = resolve(name)
+    place, _, asked = ("", "", "") if Path(name).is_dir() else name.rpartition(":")
+    place, asked = (place, checked(asked)) if place else (name, "")
+    path = resolve(place)
     local = Path(path).is_dir()
     if not local and (path.count("/") != 1 or path.startswith((".", "/", "~"))):
         raise SeptError(f"model {name!r}: no such folder, shipped base ({_bases()}) or hub id owner/name")
@@ -111,6 +128,11 @@ def load_policy(name: str, dtype: torch.dtype = torch.float32, device: str = "au
     policy = Policy(model.to(device).eval(), tokenizer, name)
     if policy.tokenizer.eos_token_id is None and config.eos_token_id is None:
         raise SeptError(f"model {name!r}: names no end-of-sequence token; set eos_token_id in its config")
+    trained_with = getattr(config, "sept_template", None)
+    if template := asked or trained_with or ("chat" if tokenizer.chat_template else ""):
+        model.config.sept_template = template
+    if trained_with not in (None, policy.template):
+        report(f"model {place!r} was trained with template {trained_with}, not with {policy.template}")
     return policy
 
 
@@ -149,6 +171,7 @@ def fingerprint(policy: Policy) -> str:
     for name in ("_name_or_path", "transformers_version"):
         config.pop(name, None)
     described = [config, policy.eos_ids, sorted(policy.tokenizer.get_vocab().items())]
+    described += [] if policy.template == "plain" else [policy.tokenizer.chat_template]
     out = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
     for key, value in sorted(model.state_dict().items()):
         out.update(json.dumps([key, list(value.shape), str(value.dtype)]).encode())

@@ -6,12 +6,13 @@ A data set is declared by a few column names (`Source`). The authors' schema is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .config import SeptError, report
+from .config import SeptError, notice
 from .grading import last_boxed
 from .problems import Problem
 
@@ -34,7 +35,7 @@ class Source:
     split: str = "test"
     config: str | None = None
     revision: str | None = None
-    """Commit of the data set. None: the newest, which is looked up, reported and recorded."""
+    """Commit of the data set. None: the newest, which is reported and recorded."""
     only: tuple[str, str] | None = None
     """Keep the rows in which this column has this value."""
     behind: str = ""
@@ -106,23 +107,22 @@ def from_hub(name: str, options: Mapping[str, str]) -> tuple[list[Problem], str]
     name, _, commit = name.partition("@")
     source = replace(BENCHMARKS[name], **columns_of(options))
     revision = commit or source.revision
-    local = Path(source.repo).is_dir()
     try:
         from datasets import load_dataset
-        from huggingface_hub import HfApi
     except ImportError:
         raise SeptError(f"problems {name!r}: data sets need datasets: pip install 'sept[eval]'") from None
     try:
-        if revision is None and not local:
-            revision = HfApi().dataset_info(source.repo).sha
-            report(f"problems {name!r}: no commit is pinned, taking the newest; ask for {name}@{revision}")
         table = load_dataset(source.repo, source.config, split=source.split, revision=revision)
-    except Exception as error:  # the libraries below raise types of their own
+    except Exception as error:  # it raises many types of its own
         raise SeptError(
             f"problems {name!r}: {source.repo} (split {source.split}, commit {revision or 'newest'}) cannot "
             f"be loaded ({_line(error)}); check the network, or name a file of your own"
         ) from None
     problems = read(name, table, table.column_names, source)
+    if not revision:  # the cache keeps each commit in a folder of its name
+        found = [Path(file["filename"]).parent.name for file in table.cache_files]
+        revision = next((f for f in found if re.fullmatch("[0-9a-f]{40}", f)), None)
+        notice(f"problems {name!r}: no commit is pinned, took {revision or source.repo}; pin {name}@COMMIT")
     return problems, f"{name}@{revision}" if revision else name
 
 
@@ -147,7 +147,7 @@ def read(
         )
     used = {*wanted, source.id, "data_source" if authors else "family"}
     if ignored := sorted(set(columns) - used):
-        report(f"problems {name!r}: columns that are not used: {', '.join(ignored)}")
+        notice(f"problems {name!r}: columns that are not used: {', '.join(ignored)}")
     out: list[Problem] = []
     answers: dict[str, str] = {}
     empty = again = otherwise = 0
@@ -172,9 +172,9 @@ def read(
             id = f"{family}/{id}"  # sets that are joined number their questions alike
         out.append(Problem(id, family or Path(name).stem, prompt, answer))
     if empty:
-        report(f"problems {name!r}: {empty} rows have no prompt or no answer and were dropped")
+        notice(f"problems {name!r}: {empty} rows have no prompt or no answer and were dropped")
     if again:
-        report(
+        notice(
             f"problems {name!r}: {again} rows repeat an earlier prompt and were dropped, "
             f"{otherwise} of them with another answer"
         )

@@ -14,7 +14,11 @@ from .config import PRESETS, SeptError, preset
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 Model = Annotated[str, typer.Option(help="Shipped base (F, H, E, I), folder, or hub id.")]
-Problems = Annotated[str, typer.Option(help="toy:test, toy:dev, toy:train[:families][:n], or a file.")]
+Problems = Annotated[
+    str, typer.Option(help="toy:test, toy:dev, toy:train[:families][:n], files, math500, aime24, ...")
+]
+Template = Annotated[str, typer.Option(help="Prompt template; default: the one trained with, else chat.")]
+Grader = Annotated[str, typer.Option(help="string, math or parity, for files and benchmarks.")]
 Length = Annotated[int | None, typer.Option(help="Response limit; default 56 on toy questions, else 1024.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; small models are fastest with one.")]
@@ -48,6 +52,19 @@ def _write(path: Path | None, value: Any) -> None:
 
         write_json(path, {**value, "provenance": environment()})
         print(f"wrote {path}")
+
+
+def _with(name: str, option: str) -> str:
+    """A model's or problem set's name with its template or grader behind it."""
+    return f"{name}:{option}" if option else name
+
+
+def _show_prompt(policy: Any, problems: Any, questions: int = 1, seed: int = 0) -> dict[str, str]:
+    """Print the first problem's prompt as the model sees it; returns what is written beside results."""
+    (first, *_) = problems.items or problems.batch(0, questions, seed)
+    shown = policy.shown(first.prompt)
+    print(f"prompt of problem {first.id}, template {policy.template}: {shown!r}")
+    return {"template": policy.template, "prompt": shown, "grader": problems.world}
 
 
 def _set_up(threads: int, json_: Path | None = None) -> None:
@@ -108,6 +125,8 @@ def train(
     ] = None,
     dev: Annotated[str, typer.Option(help="Questions for --set eval_every=N.")] = "toy:dev:16",
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off.")] = False,
+    template: Template = "",
+    grader: Grader = "",
     threads: Threads = 1,
     json_: Json = None,
 ) -> None:
@@ -133,10 +152,11 @@ def train(
         except ValueError:
             fields[name] = value
     settings = preset(arm, **fields)
-    problem_set = load_problems(problems)
+    problem_set = load_problems(_with(problems, grader))
     dev_set = load_problems(dev) if settings.eval_every else None
     _set_up(threads, json_)
-    policy = load_policy(model)
+    policy = load_policy(_with(model, template))
+    described = _show_prompt(policy, problem_set, settings.questions, settings.seed)
     with tqdm(total=settings.rounds, unit=" rounds", desc=f"train {arm}") as bar:
 
         def show(row: dict[str, Any]) -> None:
@@ -147,7 +167,8 @@ def train(
             rows = run_loop(settings, policy, problem_set, out, dev=dev_set, resume=resume, on_round=show)
         except KeyboardInterrupt as stop:
             _end(str(stop), 130)
-    _write(json_, {"out": str(out), "config": json.loads(settings.to_json()), "last_round": rows[-1]})
+    config_ = json.loads(settings.to_json())
+    _write(json_, {**described, "out": str(out), "config": config_, "last_round": rows[-1]})
     print(f"wrote {out / 'final'} and {out / 'rounds.jsonl'}")
 
 
@@ -185,13 +206,16 @@ def evaluate_(
     seed: Annotated[int, typer.Option()] = 0,
     engine: Annotated[str, typer.Option(help="auto, static or transformers.")] = "auto",
     max_new_tokens: Length = None,
+    template: Template = "",
+    grader: Grader = "",
     threads: Threads = 1,
     json_: Json = None,
 ) -> None:
     """pass@k of a model on a problem set at one temperature."""
-    (scores,) = _sweep(model, problems, [temperature], n, seed, engine, max_new_tokens, threads, json_)
+    names = _with(model, template), _with(problems, grader)
+    described, (scores,) = _sweep(*names, [temperature], n, seed, engine, max_new_tokens, threads, json_)
     print(_line(scores))
-    _write(json_, {"model": model, "problems": problems, **scores})
+    _write(json_, {**described, **scores})
 
 
 @app.command()
@@ -203,19 +227,22 @@ def sweep(
     seed: Annotated[int, typer.Option()] = 0,
     engine: Annotated[str, typer.Option(help="auto, static or transformers.")] = "auto",
     max_new_tokens: Length = None,
+    template: Template = "",
+    grader: Grader = "",
     threads: Threads = 1,
     json_: Json = None,
 ) -> None:
     """pass@k over decoding temperatures, and the best temperature for each score."""
     taus = parse_temperatures(temperatures)
-    rows = _sweep(model, problems, taus, n, seed, engine, max_new_tokens, threads, json_, show=True)
+    names = _with(model, template), _with(problems, grader)
+    described, rows = _sweep(*names, taus, n, seed, engine, max_new_tokens, threads, json_, show=True)
     best = {}
     for metric in ("pass@1", "pass@8", "pass@32", "AVG"):
         having = [r for r in rows if r["temperature"] > 0 or metric != "AVG"]
         if having and all(metric in r for r in having):
             best[metric] = max(having, key=lambda r: r[metric]["value"])["temperature"]
     print("best temperature: " + ", ".join(f"{tau} for {metric}" for metric, tau in best.items()))
-    _write(json_, {"model": model, "problems": problems, "best": best, "sweep": rows})
+    _write(json_, {**described, "best": best, "sweep": rows})
 
 
 def _sweep(
@@ -229,7 +256,7 @@ def _sweep(
     threads: int,
     json_: Path | None,
     show: bool = False,
-) -> list[dict[str, Any]]:
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     from tqdm import tqdm
 
     from .evaluation import evaluate
@@ -241,6 +268,7 @@ def _sweep(
     _set_up(threads, json_)
     policy = load_policy(model)
     sampler = make_sampler(policy, engine)
+    described = {"model": model, "problems": problem_set.name, **_show_prompt(policy, problem_set)}
     max_new_tokens = max_new_tokens or (56 if problem_set.world == "toy" else 1024)
     rows = []
     for tau in tqdm(taus, desc="sweep", unit=" temperatures", disable=not show):
@@ -248,7 +276,7 @@ def _sweep(
         rows.append(_scores(table, tau))
         if show:
             tqdm.write(_line(rows[-1]))
-    return rows
+    return {**described, "dropped": len(problem_set.items) - rows[-1]["questions"]}, rows
 
 
 def parse_temperatures(text: str) -> list[float]:

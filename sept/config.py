@@ -21,7 +21,7 @@ class SeptError(ValueError):
 
 
 @cache
-def report(line: str) -> None:
+def notice(line: str) -> None:
     """Tell the user something that is no mistake, on standard error, once per process."""
     logging.getLogger("sept").warning(line)
 

@@ -20,14 +20,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from .config import RESULTS_VERSION, SeptError, digest, report
+from .config import RESULTS_VERSION, SeptError, digest, notice
 from .problems import Problem
 
 LIMIT = 5.0
-"""Seconds that one answer may take before it counts as wrong."""
+"""Seconds of processor time that one answer may take before it counts as wrong: a verdict must not depend
+on what else the machine does."""
+PATIENCE = 4
+"""Times that by the clock, after which a grading process is killed from outside."""
 START_LIMIT = 120.0
 """Seconds that a grading process may take to start."""
 LONGEST = 2000
@@ -64,23 +68,23 @@ def grade_all(
     """
     if world not in ("math", "parity"):
         return [grade(*each, world) for each in zip(responses, finished, problems, strict=True)]
-    asked = []
+    asked: list[bool | _Key] = []
     for text, problem in zip(responses, problems, strict=True):
         given, reference = (last_boxed(text) or "").strip(), problem.answer.strip()
-        asked.append((world, given, reference))
-        if given == reference or not given or max(len(given), len(reference)) > LONGEST:
-            _verdicts[asked[-1]] = given == reference
-    _recall([key for key in dict.fromkeys(asked) if key not in _verdicts])
-    if open_ := [key for key in dict.fromkeys(asked) if key not in _verdicts]:
-        found = dict(zip(open_, _judge(open_), strict=True))
+        at_once = given == reference or not given or max(len(given), len(reference)) > LONGEST
+        asked.append(given == reference if at_once else (world, given, reference))
+    keys = dict.fromkeys(a for a in asked if not isinstance(a, bool))
+    _recall([key for key in keys if key not in _verdicts])
+    if new := [key for key in keys if key not in _verdicts]:
+        found = dict(zip(new, _judge(new), strict=True))
         _verdicts.update({key: bool(right) for key, right in found.items()})
         _keep({key: right for key, right in found.items() if right is not None})
         if cut := [key[1] for key, right in found.items() if right is None]:
-            report(
+            notice(
                 f"grading: {len(cut)} answers took more than {LIMIT:g} s or too much memory and count as "
                 f"wrong, such as {cut[0][:60]!r}"
             )
-    return [_verdicts[key] for key in asked]
+    return [a if isinstance(a, bool) else _verdicts[a] for a in asked]
 
 
 def last_boxed(text: str) -> str | None:
@@ -121,28 +125,26 @@ def _name(key: _Key) -> str:
 
 def _recall(keys: list[_Key]) -> None:
     """Read into memory what the store knows of `keys`."""
-    names = {_name(key): key for key in keys}
+    if not keys:
+        return
     try:
-        store = _store()
-        for name in names:
-            row = store.execute("select verdict from grades where key = ?", (name,)).fetchone()
-            if row:
-                _verdicts[names[name]] = bool(row[0])
-        store.close()
+        with closing(_store()) as store:
+            for key in keys:
+                row = store.execute("select verdict from grades where key = ?", (_name(key),)).fetchone()
+                if row:
+                    _verdicts[key] = bool(row[0])
     except (sqlite3.Error, OSError) as error:
-        report(f"grading: grades.sqlite in the results store cannot be read ({error}); delete it")
+        notice(f"grading: grades.sqlite in the results store cannot be read ({error}); delete it")
 
 
 def _keep(found: dict[_Key, bool]) -> None:
     """Add verdicts to the store; not those of the clock, which another machine may not share."""
     try:
-        store = _store()
-        with store:
-            rows = [(_name(key), int(right)) for key, right in found.items()]
+        rows = [(_name(key), int(right)) for key, right in found.items()]
+        with closing(_store()) as store, store:
             store.executemany("insert or ignore into grades values (?, ?)", rows)
-        store.close()
     except (sqlite3.Error, OSError) as error:
-        report(f"grading: verdicts cannot be kept in the results store ({error})")
+        notice(f"grading: verdicts cannot be kept in the results store ({error})")
 
 
 # -------------------------------------------------------------------------------------------- processes
@@ -173,10 +175,10 @@ class _Worker:
     def give(self, task: int, key: _Key) -> bool:
         """Send a request; False if the process is gone."""
         try:
-            self.requests.write(json.dumps(key).encode() + b"\n")
+            self.requests.write(json.dumps([LIMIT, *key]).encode() + b"\n")
         except OSError:
             return False
-        self.task, self.deadline = task, time.monotonic() + LIMIT
+        self.task, self.deadline = task, time.monotonic() + PATIENCE * LIMIT
         return True
 
     def stop(self) -> None:
@@ -210,9 +212,9 @@ def _judge(keys: list[_Key]) -> list[bool | None]:
                 if not busy:
                     continue
                 until = min(w.deadline for w in busy) - time.monotonic()
-                ready = wait([w.replies for w in busy], max(0.0, until))
+                ready = wait([w.replies.fileno() for w in busy], max(0.0, until))
                 for worker in busy:
-                    _listen(worker, worker.replies in ready, out)
+                    _listen(worker, worker.replies.fileno() in ready, out)
         finally:
             for worker in [w for w in _workers if w.task is not None]:
                 _retire(worker)  # interrupted: its reply would be taken for the next one's

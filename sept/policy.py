@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import SeptError, report
+from .config import SeptError, notice
 from .prompts import checked, render
 
 BASES = Path(__file__).parent / "data" / "bases"
@@ -132,7 +132,7 @@ def load_policy(name: str, dtype: torch.dtype = torch.float32, device: str = "au
     if template := asked or trained_with or ("chat" if tokenizer.chat_template else ""):
         model.config.sept_template = template
     if trained_with not in (None, policy.template):
-        report(f"model {place!r} was trained with template {trained_with}, not with {policy.template}")
+        notice(f"model {place!r} was trained with template {trained_with}, not with {policy.template}")
     return policy
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .config import SeptError, digest, report
+from .config import SeptError, digest, notice
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,10 @@ def load_problems(name: str) -> ProblemSet:
         titles.append(part)
         mathematical |= authors
     if most := int(options.get("number", 0)):
-        taken: Counter[str] = Counter()
-        problems = [p for p in problems if taken.update([p.family]) or taken[p.family] <= most]
+        of_family: dict[str, list[Problem]] = {}
+        for problem in problems:
+            of_family.setdefault(problem.family, []).append(problem)
+        problems = [p for members in of_family.values() for p in members[:most]]
     for id, times in Counter(p.id for p in problems).items():
         if times > 1:
             raise SeptError(f"problems {name!r}: id {id!r} appears twice; ids must be unique")
@@ -211,7 +213,7 @@ def fitting(problems: ProblemSet, encode: Callable[[str], Sequence[int]], room: 
     if problems.world == "toy" or not kept:
         check_lengths([encode(p.prompt) for p in problems.items], [p.id for p in problems.items], room)
     lost = [p.id for p, size in zip(problems.items, sizes, strict=True) if size > room]
-    report(
+    notice(
         f"problems {problems.name!r}: {len(lost)} of {len(sizes)} prompts have more than {room} tokens and "
         f"were dropped: {', '.join(lost[:3])}{', ...' * (len(lost) > 3)}"
     )

@@ -60,7 +60,9 @@ def render(template: str, question: str, tokenizer: Any) -> str:
     try:
         return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template is a program of whoever published the tokenizer
-        raise SeptError(f"template {template!r}: the tokenizer's own cannot be filled in ({error})") from None
+        raise SeptError(
+            f"template {template!r}: the tokenizer's own cannot be filled in ({error})"
+        ) from None
 
 
 def checked(template: str) -> str:

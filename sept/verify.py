@@ -1,8 +1,9 @@
 """Are two mathematical answers equal? The rules, and the process that they run in.
 
-`python -m sept.verify` reads lines of JSON [rule, given, reference] and answers each with 1 (right),
-0 (wrong) or ! (out of memory). `sept.grading` starts it, gives it limits, and kills it when it hangs:
-what a model writes can keep a computer algebra system busy for ever.
+`python -m sept.verify` reads lines of JSON [seconds, rule, given, reference] and answers each with 1
+(right), 0 (wrong) or ! (out of memory), or dies when it has used up the seconds of processor time.
+`sept.grading` starts it and replaces it: what a model writes can keep a computer algebra system busy for
+ever.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ def _near(gold: Any, given: Any) -> bool:
 
 
 def math(given: str, reference: str) -> bool:
-    """math-verify, strictly: LaTeX only, same base, small numbers told apart; 4.5e33 is a number; x\\% is x or x/100."""
+    """math-verify, strictly: whole answers, same base, small numbers told apart.
+
+    4.5e33 is a number; x\\% is x or x/100.
+    """
     from math_verify import verify
 
     texts = [
@@ -118,15 +122,15 @@ def main() -> None:
     parity("1", "2")  # imports and regular expressions take a second: before the clock runs
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
-        rule, given, reference = json.loads(line)
-        signal.alarm(60)  # ends this process even if whoever started it is gone
+        seconds, rule, given, reference = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # the system ends this process, whatever it is at
         try:
             verdict = str(int(rules[rule](given, reference)))
         except MemoryError:
             verdict = "!"
         except Exception:  # what cannot be read is not right
             verdict = "0"
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         print(verdict, file=replies, flush=True)
 
 

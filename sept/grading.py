@@ -30,7 +30,7 @@ from .problems import Problem
 LIMIT = 5.0
 """Seconds of processor time that one answer may take before it counts as wrong: a verdict must not depend
 on what else the machine does."""
-PATIENCE = 4
+PATIENCE = 12
 """Times that by the clock, after which a grading process is killed from outside."""
 START_LIMIT = 120.0
 """Seconds that a grading process may take to start."""

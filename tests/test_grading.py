@@ -124,6 +124,7 @@ def test_hostile_answers_cost_the_limit_at_most_and_never_the_run(
     world, some, monkeypatch, tmp_path, caplog
 ):
     monkeypatch.setattr(grading, "LIMIT", 0.5)
+    monkeypatch.setattr(grading, "PATIENCE", 100)  # the processor's time is the limit, not the clock
     monkeypatch.chdir(tmp_path)
     pairs = [(text, "28") for text in list(HOSTILE.values())[:some]]
     pairs += [(r"\frac{56}{2}", "28")] * 3
@@ -146,6 +147,7 @@ def worker(monkeypatch, tmp_path, body):
     )
     monkeypatch.setattr(grading, "COMMAND", [sys.executable, str(script)])
     monkeypatch.setattr(grading, "LIMIT", 0.5)
+    monkeypatch.setattr(grading, "PATIENCE", 3)
     monkeypatch.setattr(grading, "PROCESSES", 2)
 
 
@@ -153,6 +155,7 @@ def worker(monkeypatch, tmp_path, body):
     "body",
     [
         "if given == 'bad': time.sleep(60)",
+        "if given == 'bad': sum(iter(int, 1))",
         "if given == 'bad': signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)",
         "if given == 'bad': os._exit(3)",
         "if given == 'bad': os.kill(os.getpid(), signal.SIGSEGV)",

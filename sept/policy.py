@@ -62,7 +62,9 @@ class Policy:
         """Prompt ids of a question in its template; plain: behind a beginning-of-sequence token, if any."""
         if self.template != "plain":  # which holds its own special tokens: none may come twice
             rendered = render(self.template, text, self.tokenizer)
-            return self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+            if ids := self.tokenizer(rendered, add_special_tokens=False)["input_ids"]:
+                return ids
+            raise SeptError(f"model {self.name!r}: its tokenizer makes no tokens of {rendered[:60]!r}")
         ids = self.tokenizer(text, add_special_tokens=True)["input_ids"]
         bos = self.tokenizer.bos_token_id
         if bos is not None and (not ids or ids[0] != bos):

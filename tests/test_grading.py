@@ -108,6 +108,12 @@ def test_only_the_last_whole_box_counts():
     assert grade(r"\boxed{3} \boxed{\boxed{27}} \boxed{5", False, problem("27"), "parity")
 
 
+def test_very_long_answers_are_not_even_tried(monkeypatch):
+    monkeypatch.setattr(grading, "_judge", None)
+    long = "1+" * 500_000 + "1"
+    assert grades([(long, "3"), ("3", long), (long, long)], "math") == [False, False, True]
+
+
 def test_boxes_are_found_in_one_pass():
     started = time.process_time()
     assert last_boxed(r"\boxed{" * 200_000) is None

@@ -15,7 +15,7 @@ SCORES = ("pass@1", "pass@8", "pass@32", "AVG")
 def begin_card(folder: Path, run: Path, rounds: int) -> None:
     """Write sept.json and README.md into `folder` from the config.json of the run folder `run`."""
     record = json.loads((run / "config.json").read_text())
-    kept = ("model", "revision", "name", "problems", "config", "identity")
+    kept = ("model", "revision", "template", "name", "problems", "config", "identity")
     _write(folder, {**{k: record.get(k) for k in kept}, "rounds": rounds, "provenance": environment()})
 
 
@@ -30,7 +30,7 @@ def require_card(folder: Path) -> None:
 def add_scores(folder: Path, scores: dict[str, Any]) -> None:
     """Add a score, as `sept eval --json` writes it, to a model's card; it replaces an earlier one like it."""
     card = json.loads((folder / "sept.json").read_text())
-    same = ("problems", "temperature", "n", "seed")
+    same = ("problems", "template", "temperature", "n", "seed")
     others = [s for s in card.get("scores", []) if any(s.get(k) != scores.get(k) for k in same)]
     _write(folder, {**card, "scores": [*others, scores]})
 

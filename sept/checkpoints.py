@@ -66,6 +66,7 @@ def open_folder(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SeptError(f"output folder {str(out)!r} is not empty; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
+    (first, *_) = problems.items or problems.batch(0, config.questions, config.seed)
     write_json(
         record,
         {
@@ -74,6 +75,10 @@ def open_folder(
             "model": policy.name,
             "revision": policy.revision,
             "problems": problems.name,
+            "grader": problems.world,
+            "dropped": problems.dropped,
+            "template": policy.template,
+            "prompt": policy.shown(first.prompt),
             "config": json.loads(config.to_json()),
             "provenance": environment(),
         },

@@ -17,7 +17,8 @@ Model = Annotated[
     str | None, typer.Option(help="Shipped base (F, H, E, I; default H), folder, or hub id[@revision].")
 ]
 Problems = Annotated[
-    str | None, typer.Option(help="toy:test, toy:dev, toy:train[:families][:n], or a file.")
+    str | None,
+    typer.Option(help="toy:test, toy:dev, toy:train[:families][:n], files, math500, aime24, ..."),
 ]
 PresetName = Annotated[
     str | None, typer.Option("--preset", help="Published settings; `sept plan` lists them.")
@@ -30,6 +31,8 @@ Dtype = Annotated[
 Remote = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let the model's repository run its own Python code.")
 ]
+Template = Annotated[str, typer.Option(help="Prompt template; default: the one trained with, else chat.")]
+Grader = Annotated[str, typer.Option(help="string, math or parity, for files and benchmarks.")]
 Length = Annotated[int | None, typer.Option(help="Response limit; default 56 on toy questions, else 1024.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; small models are fastest with one.")]
@@ -63,6 +66,19 @@ def _write(path: Path | None, value: Any) -> None:
 
         write_json(path, {**value, "provenance": environment()})
         print(f"wrote {path}")
+
+
+def _with(name: str, option: str) -> str:
+    """A model's or problem set's name with its template or grader behind it."""
+    return f"{name}:{option}" if option else name
+
+
+def _show_prompt(policy: Any, problems: Any, questions: int = 1, seed: int = 0) -> dict[str, str]:
+    """Print the first problem's prompt as the model sees it; returns what is written beside results."""
+    (first, *_) = problems.items or problems.batch(0, questions, seed)
+    shown = policy.shown(first.prompt)
+    print(f"prompt of problem {first.id}, template {policy.template}: {shown!r}")
+    return {"template": policy.template, "prompt": shown, "grader": problems.world}
 
 
 def _set_up(threads: int, json_: Path | None = None) -> None:
@@ -152,6 +168,8 @@ def train(
     set_: Settings = None,
     dev: Annotated[str, typer.Option(help="Questions for --set eval_every=N.")] = "toy:dev:16",
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off.")] = False,
+    template: Template = "",
+    grader: Grader = "",
     device: Device = "auto",
     dtype: Dtype = "float32",
     trust_remote_code: Remote = False,
@@ -177,11 +195,14 @@ def train(
         raise SeptError(f"--preset {preset_!r}: a run names its arm itself, a sweep is for `sept sweep`")
     arm = arm or "sept"
     settings = published.config(**fields) if published else preset(arm, **fields)
-    model = model or (published.shape.hub if published else "H")
-    problem_set = load_problems(problems or (published.problems if published else "toy:train"))
+    if published and model is None:
+        model, template = published.shape.hub, template or published.shape.template
+    chosen = problems or (published.problems if published else "toy:train")
+    problem_set = load_problems(_with(chosen, grader))
     dev_set = load_problems(dev) if settings.eval_every else None
     _set_up(threads, json_)
-    policy = _load(model, device, dtype, trust_remote_code)
+    policy = _load(_with(model or "H", template), device, dtype, trust_remote_code)
+    described = _show_prompt(policy, problem_set, settings.questions, settings.seed)
     name = preset_ or arm
     with tqdm(total=settings.rounds, unit=" rounds", desc=f"train {name}") as bar:
 
@@ -195,7 +216,8 @@ def train(
             )
         except KeyboardInterrupt as stop:
             _end(str(stop), 130)
-    _write(json_, {"out": str(out), "config": json.loads(settings.to_json()), "last_round": rows[-1]})
+    config_ = json.loads(settings.to_json())
+    _write(json_, {**described, "out": str(out), "config": config_, "last_round": rows[-1]})
     print(f"wrote {out / 'final'} and {out / 'rounds.jsonl'}")
 
 
@@ -233,6 +255,8 @@ def evaluate_(
     seed: Annotated[int, typer.Option()] = 0,
     engine: Annotated[str, typer.Option(help="auto, static or transformers.")] = "auto",
     max_new_tokens: Length = None,
+    template: Template = "",
+    grader: Grader = "",
     card: Annotated[bool, typer.Option("--card", help="Add the score to the model's own card.")] = False,
     device: Device = "auto",
     dtype: Dtype = "float32",
@@ -242,17 +266,21 @@ def evaluate_(
 ) -> None:
     """pass@k of a model on a problem set at one temperature."""
     from .cards import add_scores, require_card
+    from .policy import with_template
 
     model, problems = model or "H", problems or "toy:test"
+    folder = Path(with_template(model)[0])
     if card:
-        require_card(Path(model))
-    how = (device, dtype, trust_remote_code)
-    (scores,) = _sweep(model, problems, [temperature], n, seed, engine, max_new_tokens, how, threads, json_)
+        require_card(folder)
+    names, how = (_with(model, template), _with(problems, grader)), (device, dtype, trust_remote_code)
+    described, (scores,) = _sweep(
+        *names, [temperature], n, seed, engine, max_new_tokens, how, threads, json_
+    )
     print(_line(scores))
-    result = {"model": model, "problems": problems, "seed": seed, **scores}
+    result = {**described, "seed": seed, **scores}
     if card:
-        add_scores(Path(model), result)
-        print(f"wrote {Path(model) / 'README.md'}")
+        add_scores(folder, result)
+        print(f"wrote {folder / 'README.md'}")
     _write(json_, result)
 
 
@@ -266,6 +294,8 @@ def sweep(
     seed: Annotated[int, typer.Option()] = 0,
     engine: Annotated[str, typer.Option(help="auto, static or transformers.")] = "auto",
     max_new_tokens: Length = None,
+    template: Template = "",
+    grader: Grader = "",
     device: Device = "auto",
     dtype: Dtype = "float32",
     trust_remote_code: Remote = False,
@@ -277,18 +307,20 @@ def sweep(
 
     if preset_:  # its temperatures and number of samples are the defaults of this verb
         published = find_preset(preset_)
-        model, problems = model or published.shape.hub, problems or published.evaluated_on
+        if model is None:
+            model, template = published.shape.hub, template or published.shape.template
+        problems = problems or published.evaluated_on
         max_new_tokens = max_new_tokens or LIMIT
-    model, problems = model or "H", problems or "toy:test"
+    names = _with(model or "H", template), _with(problems or "toy:test", grader)
     taus, how = parse_temperatures(temperatures), (device, dtype, trust_remote_code)
-    rows = _sweep(model, problems, taus, n, seed, engine, max_new_tokens, how, threads, json_, show=True)
+    described, rows = _sweep(*names, taus, n, seed, engine, max_new_tokens, how, threads, json_, show=True)
     best = {}
     for metric in ("pass@1", "pass@8", "pass@32", "AVG"):
         having = [r for r in rows if r["temperature"] > 0 or metric != "AVG"]
         if having and all(metric in r for r in having):
             best[metric] = max(having, key=lambda r: r[metric]["value"])["temperature"]
     print("best temperature: " + ", ".join(f"{tau} for {metric}" for metric, tau in best.items()))
-    _write(json_, {"model": model, "problems": problems, "best": best, "sweep": rows})
+    _write(json_, {**described, "best": best, "sweep": rows})
 
 
 def _sweep(
@@ -303,7 +335,7 @@ def _sweep(
     threads: int,
     json_: Path | None,
     show: bool = False,
-) -> list[dict[str, Any]]:
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     from tqdm import tqdm
 
     from .evaluation import evaluate
@@ -314,6 +346,7 @@ def _sweep(
     _set_up(threads, json_)
     policy = _load(model, *how)
     sampler = make_sampler(policy, engine)
+    described = {"model": policy.name, "problems": problem_set.name, **_show_prompt(policy, problem_set)}
     max_new_tokens = max_new_tokens or (56 if problem_set.world == "toy" else 1024)
     rows = []
     for tau in tqdm(taus, desc="sweep", unit=" temperatures", disable=not show):
@@ -321,7 +354,7 @@ def _sweep(
         rows.append(_scores(table, tau))
         if show:
             tqdm.write(_line(rows[-1]))
-    return rows
+    return {**described, "dropped": len(problem_set.items) - rows[-1]["questions"]}, rows
 
 
 def parse_temperatures(text: str) -> list[float]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 RESULTS_VERSION = 1
@@ -16,6 +18,12 @@ grading, the toy world."""
 
 class SeptError(ValueError):
     """A mistake the user can fix: one line that says what is wrong, where, and what to do."""
+
+
+@cache
+def notice(line: str) -> None:
+    """Tell the user something that is no mistake, on standard error, once per process."""
+    logging.getLogger("sept").warning(line)
 
 
 OBJECTIVES = ("nll", "entropy", "grpo")

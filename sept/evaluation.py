@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from .config import SeptError
-from .grading import grade
+from .grading import grade_all
 from .policy import Policy
-from .problems import ProblemSet, check_lengths
+from .problems import ProblemSet, fitting
 from .sampling import Rollouts, Sampler
 
 AVG_KS = (1, 8, 32)
@@ -59,19 +59,21 @@ def question_scores(counts: pd.DataFrame, greedy: bool = False, ks: Sequence[int
 
 def score_rollouts(rollouts: Rollouts, problems: ProblemSet, policy: Policy, n: int) -> pd.DataFrame:
     """Counts table of rollouts drawn n per problem: id, family, n, c, plus finished and tokens (sums)."""
+    texts = (
+        policy.decode(tokens[:length].tolist())
+        for tokens, length in zip(rollouts.tokens, rollouts.lengths, strict=True)
+    )
+    asked = [problem for problem in problems.items for _ in range(n)]
+    right = grade_all(texts, rollouts.finished.tolist(), asked, problems.world)
     rows = []
     for i, problem in enumerate(problems.items):
-        right = 0
-        for j in range(i * n, (i + 1) * n):
-            text = policy.decode(rollouts.tokens[j, : rollouts.lengths[j]].tolist())
-            right += grade(text, bool(rollouts.finished[j]), problem, problems.world)
         own = slice(i * n, (i + 1) * n)
         rows.append(
             {
                 "id": problem.id,
                 "family": problem.family,
                 "n": n,
-                "c": right,
+                "c": sum(right[own]),
                 "finished": int(rollouts.finished[own].sum()),
                 "tokens": int(rollouts.lengths[own].sum()),
             }
@@ -88,13 +90,16 @@ def evaluate(
     seed: int = 0,
     max_new_tokens: int = 56,
 ) -> pd.DataFrame:
-    """Counts table of n answers per problem at temperature tau (0: one greedy answer)."""
+    """Counts table of n answers per problem at temperature tau (0: one greedy answer).
+
+    Prompts that do not fit are left out and reported; of the embedded world they are a SeptError.
+    """
     if not problems.items:
         raise SeptError(f"problems {problems.name!r}: an endless set cannot be evaluated on, use toy:test")
     n = 1 if tau == 0 else n
+    problems = fitting(problems, policy.encode, policy.context - max_new_tokens)
     prompts = [policy.encode(p.prompt) for p in problems.items]
     ids = [p.id for p in problems.items]
-    check_lengths(prompts, ids, policy.context - max_new_tokens)
     rollouts = sampler.sample(prompts, ids, n, tau, max_new_tokens, seed)
     if not np.isfinite(rollouts.log_probs.numpy()).all():
         raise SeptError(f"model {policy.name!r}: its logits are not finite; the checkpoint is damaged")

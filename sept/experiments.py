@@ -336,6 +336,8 @@ def _measure(score: Score, policy: Policy) -> None:
     table = evaluate(policy, make_sampler(policy), problems, score.tau, score.n, score.seed, limit)
     path = score_file(score)
     described = {**vars(score), "results_version": RESULTS_VERSION, "provenance": environment()}
+    described |= {"grader": problems.world, "dropped": len(problems.items) - len(table)}
+    described |= {"template": policy.template, "prompt": policy.shown(problems.items[0].prompt)}
     described["model"] = score.model if isinstance(score.model, str) else vars(score.model)
     write_json(path.parent / "score.json", described)
     write_text(path.parent / "seconds", f"{time.monotonic() - started:.1f}")

@@ -14,6 +14,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from . import published
 from .config import Config, SeptError
 from .figures import COLOURS, PAGE, TINT, checked, new_figure
+from .prompts import published_template
 
 _WIDTH = 72 * PAGE  # drawings here are laid out in points, the unit of font sizes
 _KINDS: dict[str, dict[str, Any]] = {
@@ -109,16 +110,7 @@ def templates_table(question: str) -> pd.DataFrame:
     known = published.settings()["chat_templates"]
     prompt, rows = known["reasoning_prompt"]["value"], []
     for name, title in _TITLES.items():
-        parts = known[name]["value"]
-        if parts.get("format") == "chatml":
-            system, user = parts["system"], parts["user"].replace(" + space + ", " ")
-            system = system if system.startswith("{") else "{" + system + "}"  # named, but not printed
-            turns = (("system", system), ("user", user))
-            text = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns)
-            text += "<|im_start|>assistant\n"
-        else:
-            lines = ["<bos>"] * parts["bos"] + parts["parts"]
-            text = "\n".join("" if line == "blank line" else line for line in lines)
+        text = published_template(name)
         example = text.replace("{question}", question).replace("{reasoning_prompt}", prompt)
         rows.append({"source": "published", "model": title, "template": text, "example": example})
     return pd.DataFrame(rows)

@@ -34,10 +34,10 @@ from .checkpoints import (
 )
 from .config import RESULTS_VERSION, Config, SeptError
 from .evaluation import evaluate, family_means, question_scores
-from .grading import grade
+from .grading import grade_all
 from .margins import Probe
 from .policy import Policy, fingerprint, save_policy
-from .problems import Problem, ProblemSet, check_lengths
+from .problems import Problem, ProblemSet, check_lengths, fitting
 from .sampling import Rollouts, Sampler, make_sampler, with_end
 from .schedules import tau_s_at
 from .steps import NonFiniteError as _NonFiniteError
@@ -84,17 +84,17 @@ def train(
         "results_version": RESULTS_VERSION,
     }
     # Whatever can be refused is refused before anything is written.
-    first = problems.items or problems.batch(0, config.questions, config.seed)
-    problems.batch(0, config.questions, config.seed)
     room = policy.context - config.max_new_tokens - config.append_eos
+    problems = fitting(problems, policy.encode, room)
+    first = problems.batch(0, config.questions, config.seed)
     check_lengths([policy.encode(p.prompt) for p in first], [p.id for p in first], room)
     if dev is not None:
         if not dev.items:
             raise SeptError(
                 f"dev questions {dev.name!r}: an endless set cannot be evaluated on, use toy:dev"
             )
-        check_lengths([policy.encode(p.prompt) for p in dev.items], [p.id for p in dev.items], room)
         identity["dev"] = dev.hash()
+        dev = fitting(dev, policy.encode, room)
     policy.model = _prepare(policy.model, config)
     rows = open_folder(out, config, identity, policy, problems, resume, name or config.objective)
     with locked(out / ".lock", wait=False):
@@ -234,12 +234,8 @@ def describe(
         policy.decode(rollouts.tokens[i, : rollouts.lengths[i]].tolist()) for i in range(len(rollouts))
     ]
     ended = rollouts.finished.tolist()
-    rewards = torch.tensor(
-        [
-            float(grade(text, end, questions[i // G], world))
-            for i, (text, end) in enumerate(zip(texts, ended, strict=True))
-        ]
-    )
+    asked = [question for question in questions for _ in range(G)]
+    rewards = torch.tensor([float(right) for right in grade_all(texts, ended, asked, world)])
     row: dict[str, Any] = {
         "samples": len(texts),
         "tokens": int(rollouts.lengths.sum()),

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import SeptError
+from .config import SeptError, notice
+from .prompts import checked, render
 
 BASES = Path(__file__).parent / "data" / "bases"
 
@@ -73,8 +74,22 @@ class Policy:
         parts += [f"commit {self.revision}"] if self.revision else []
         return f"model {self.name}: {', '.join(parts)}"
 
+    @property
+    def template(self) -> str:
+        """Name of the prompt template (`sept.prompts`); the model's config carries it to its checkpoints."""
+        return getattr(self.model.config, "sept_template", None) or "plain"
+
+    def shown(self, text: str) -> str:
+        """A question as the model sees it, special tokens included."""
+        return self.tokenizer.decode(self.encode(text))
+
     def encode(self, text: str) -> list[int]:
-        """Prompt ids, beginning-of-sequence token included where the model has one."""
+        """Prompt ids of a question in its template; plain: behind a beginning-of-sequence token, if any."""
+        if self.template != "plain":  # which holds its own special tokens: none may come twice
+            rendered = render(self.template, text, self.tokenizer)
+            if ids := self.tokenizer(rendered, add_special_tokens=False)["input_ids"]:
+                return ids
+            raise SeptError(f"model {self.name!r}: its tokenizer makes no tokens of {rendered[:60]!r}")
         ids = self.tokenizer(text, add_special_tokens=True)["input_ids"]
         bos = self.tokenizer.bos_token_id
         if bos is not None and (not ids or ids[0] != bos):
@@ -91,6 +106,12 @@ def resolve(name: str) -> str:
     return str(BASES / name) if (BASES / name / "config.json").is_file() else name
 
 
+def with_template(name: str) -> tuple[str, str]:
+    """A model's name without the `:TEMPLATE` behind it, and that template, empty where there is none."""
+    place, _, asked = ("", "", "") if Path(name).is_dir() else name.rpartition(":")
+    return (place, checked(asked)) if place else (name, "")
+
+
 def load_policy(
     name: str,
     dtype: torch.dtype = torch.float32,
@@ -100,6 +121,8 @@ def load_policy(
 ) -> Policy:
     """Load a shipped base, a local folder or a hub model (`owner/name`, or `owner/name@revision`).
 
+    name may end in `:TEMPLATE`, its prompt template. By default that is the one it was trained with here,
+    else `chat` where the tokenizer has a chat template, else `plain`.
     float32 master weights by default; on a GPU matrix products run in bfloat16. device `auto`: a GPU if
     there is one; models of under 50 M parameters stay on the CPU. Safetensors only, and no code of the
     repository unless `trust_remote_code` asks for it. SeptError, one line, if it is missing, damaged,
@@ -108,7 +131,8 @@ def load_policy(
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.hub import cached_file, extract_commit_hash
 
-    path = resolve(name)
+    place, asked = with_template(name)
+    path = resolve(place)
     if not Path(path).is_dir():
         path, _, given = path.partition("@")
         revision = given or revision
@@ -147,7 +171,7 @@ def load_policy(
     if report["missing_keys"]:  # transformers would fill them with random numbers
         absent = sorted(report["missing_keys"])[0]
         raise SeptError(f"model {name!r}: tensor {absent!r} is missing from its weights; fetch it again")
-    policy = Policy(model, tokenizer, name, revision=commit)
+    policy = Policy(model, tokenizer, place, revision=commit)
     if tokenizer.eos_token_id is None and config.eos_token_id is None:
         raise SeptError(f"model {name!r}: names no end-of-sequence token; set eos_token_id in its config")
     tokens = 1 + max(*tokenizer.get_vocab().values(), *policy.eos_ids)
@@ -163,6 +187,11 @@ def load_policy(
         device = "cuda" if large and torch.cuda.is_available() else "cpu"
     policy.model = model.to(device).eval()
     policy.compute = dtype if device == "cpu" else torch.bfloat16
+    trained_with = getattr(config, "sept_template", None)
+    if template := asked or trained_with or ("chat" if tokenizer.chat_template else ""):
+        model.config.sept_template = template
+    if trained_with not in (None, policy.template):
+        notice(f"model {place!r} was trained with template {trained_with}, not with {policy.template}")
     return policy
 
 
@@ -207,6 +236,7 @@ def fingerprint(policy: Policy) -> str:
     for name in ("_name_or_path", "transformers_version"):
         config.pop(name, None)
     described = [config, policy.eos_ids, sorted(policy.tokenizer.get_vocab().items())]
+    described += [] if policy.template == "plain" else [policy.tokenizer.chat_template]
     out = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
     for key, value in sorted(model.state_dict().items()):
         out.update(json.dumps([key, list(value.shape), str(value.dtype)]).encode())

@@ -1,20 +1,26 @@
-"""Problem sets: prompt, reference answer, id. The embedded world's sets by name, or a file's.
+"""Problem sets: prompt, reference answer, id. The embedded world's sets by name, the hub's, or a file's.
 
 Names: `toy:test`, `toy:dev`, `toy:train`, each optionally followed by families and a number per family,
-as in `toy:test:add4+mul3` or `toy:dev:64` or `toy:test:rev+sort:100`. Files: JSON lines, CSV or parquet
-with the columns `prompt` and `answer`, optionally `id` and `family`.
+as in `toy:test:add4+mul3` or `toy:dev:64` or `toy:test:rev+sort:100`. Files: JSON lines, JSON, CSV or
+parquet with the columns `prompt` and `answer`, optionally `id` and `family`, or in the authors' schema.
+Hub sets: `sept.benchmarks.BENCHMARKS`. Files and hub sets may be joined by `+` and followed by options:
+a grader (`string`, `math`, `parity`), a number per family, `max=TOKENS` of a prompt, and `prompt=`,
+`answer=`, `id=` (columns) or `split=`, as in `math500+aime24:parity:30` or `my.csv:math:prompt=question`.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from .config import SeptError, digest
+from .config import SeptError, digest, notice
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,11 @@ class ProblemSet:
     stream: Callable[[int, int], Problem] | None = field(default=None, compare=False)
     """(seed, index) -> problem, for endless sets."""
     world: str = "file"
-    """`toy` problems are graded by the world's own rule, others by `grading`."""
+    """Who grades: `toy` the world's own rule; `file` equal strings; `math`, `parity`: see `grading`."""
+    max_prompt: int | None = None
+    """Longest prompt in tokens, where it is not the context that limits it."""
+    dropped: int = field(default=0, compare=False)
+    """Questions left out by `fitting`."""
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -48,7 +58,8 @@ class ProblemSet:
     def hash(self) -> str:
         """Identifies the content and how it is graded: every item of a list, or the first of a stream."""
         items = self.items or tuple(self.stream(0, i) for i in range(64))  # type: ignore[misc]
-        return digest([self.world, *([p.id, p.family, p.prompt, p.answer] for p in items)])
+        limit = [] if self.max_prompt is None else [self.max_prompt]
+        return digest([self.world, *limit, *([p.id, p.family, p.prompt, p.answer] for p in items)])
 
     def batch(self, round: int, size: int, seed: int) -> list[Problem]:
         """The questions of a round: fresh ones, or the next of an order reshuffled every epoch.
@@ -73,22 +84,68 @@ def load_problems(name: str) -> ProblemSet:
     """A problem set by name or file. SeptError if it is missing, empty, or lacks a column."""
     if name.startswith("toy:"):
         return _toy(name)
-    path = Path(name)
-    if not path.is_file():
-        raise SeptError(f"problems {name!r}: no such file; known names are toy:test, toy:dev, toy:train")
-    problems = _from_table(path)
-    if not problems:
-        raise SeptError(f"problems {name!r}: the set is empty; give at least one row")
-    seen: set[str] = set()
-    for problem in problems:
-        if problem.id in seen:
-            raise SeptError(f"problems {name!r}: id {problem.id!r} appears twice; ids must be unique")
-        seen.add(problem.id)
-    return ProblemSet(name, tuple(problems))
+    from .benchmarks import BENCHMARKS, PROMPT_LIMIT, from_hub
+
+    body, options = _options(name)
+    problems: list[Problem] = []
+    titles: list[str] = []
+    mathematical = False  # of a benchmark rather than of a file with plain columns
+    for part in [body] if Path(body).is_file() else body.split("+"):
+        if Path(part).is_file():
+            found, authors = _from_table(Path(part), options)
+        elif part.partition("@")[0] in BENCHMARKS:
+            (found, part), authors = from_hub(part, options), True
+        else:
+            raise SeptError(
+                f"problems {part!r}: no such file; known names are toy:test, toy:dev, toy:train, "
+                + ", ".join(BENCHMARKS)
+            )
+        if not found:
+            raise SeptError(f"problems {part!r}: the set is empty; give at least one row")
+        problems += found
+        titles.append(part)
+        mathematical |= authors
+    if most := int(options.get("number", 0)):
+        of_family: dict[str, list[Problem]] = {}
+        for problem in problems:
+            of_family.setdefault(problem.family, []).append(problem)
+        problems = [p for members in of_family.values() for p in members[:most]]
+    for id, times in Counter(p.id for p in problems).items():
+        if times > 1:
+            raise SeptError(f"problems {name!r}: id {id!r} appears twice; ids must be unique")
+    world = options.get("grader", "math" if mathematical else "file")
+    if world in ("math", "parity") and importlib.util.find_spec("math_verify") is None:
+        raise SeptError(
+            f"problems {name!r}: grader {world} needs math-verify: pip install 'sept[eval]', or put :string "
+            "behind the name for equal strings"
+        )
+    limit = int(options.get("max", PROMPT_LIMIT if mathematical else 0)) or None
+    title = "+".join(titles) + name.removeprefix(body)
+    return ProblemSet(title, tuple(problems), world=world, max_prompt=limit)
 
 
-def _from_table(path: Path) -> list[Problem]:
+_OPTION = re.compile(
+    r"(.+):(?:(?P<grader>string|math|parity)|(?P<number>[1-9]\d*)|max=(?P<max>[1-9]\d*)"
+    r"|prompt=(?P<prompt>[^:]+)|answer=(?P<answer>[^:]+)|id=(?P<id>[^:]+)|split=(?P<split>[^:]+))"
+)
+
+
+def _options(name: str) -> tuple[str, dict[str, str]]:
+    """What stands before the options of a name, and the options."""
+    options: dict[str, str] = {}
+    while (match := _OPTION.fullmatch(name)) and not Path(name).is_file():
+        options |= {k: v for k, v in match.groupdict().items() if v and k not in options}
+        name = match[1]
+    if options.get("grader") == "string":
+        options["grader"] = "file"
+    return name, options
+
+
+def _from_table(path: Path, options: dict[str, str]) -> tuple[list[Problem], bool]:
+    """Problems of a file, and whether it is in the authors' schema."""
     import pandas as pd
+
+    from .benchmarks import Source, columns_of, read
 
     try:
         if path.suffix == ".parquet":
@@ -106,20 +163,12 @@ def _from_table(path: Path) -> list[Problem]:
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SeptError(f"problems {str(path)!r}: cannot be read ({first})") from None
-    missing = [c for c in ("prompt", "answer") if c not in table.columns] if len(table) else []
-    if missing:
-        raise SeptError(
-            f"problems {str(path)!r}: column {missing[0]!r} is missing; columns are "
-            f"{', '.join(map(str, table.columns))}, needed are prompt and answer"
-        )
-    out = []
-    for i, cells in enumerate(table.to_dict("records")):
-        row = {str(k): str(v) for k, v in cells.items() if not (v is None or v != v)}  # NaN is absent
-        if not row.get("prompt", "").strip() or not row.get("answer", "").strip():
-            raise SeptError(f"problems {str(path)!r}: row {i + 1} has an empty prompt or answer")
-        names = row.get("id", str(i)), row.get("family") or path.stem
-        out.append(Problem(*names, row["prompt"], row["answer"]))
-    return out
+    if not len(table):
+        return [], False
+    source, names = Source(**columns_of(options)), [str(c) for c in table.columns]
+    table.columns = pd.Index(names)
+    problems = read(str(path), table.to_dict("records"), names, source, strict=True)
+    return problems, "reward_model" in names and source.answer not in names
 
 
 def _toy(name: str) -> ProblemSet:
@@ -149,6 +198,26 @@ def _toy(name: str) -> ProblemSet:
         return Problem(*toy.make_problem("train", families[index % len(families)], index, seed))
 
     return ProblemSet(name, stream=fresh, world="toy")
+
+
+def fitting(problems: ProblemSet, encode: Callable[[str], Sequence[int]], room: int) -> ProblemSet:
+    """`problems` without the prompts of more than `room` tokens or than the set allows; says how many.
+
+    The embedded world's are all kept: there, and where nothing is left, it is a SeptError.
+    """
+    room = min(room, problems.max_prompt or room)
+    sizes = [len(encode(p.prompt)) for p in problems.items]
+    kept = tuple(p for p, size in zip(problems.items, sizes, strict=True) if size <= room)
+    if len(kept) == len(problems.items):
+        return problems
+    if problems.world == "toy" or not kept:
+        check_lengths([encode(p.prompt) for p in problems.items], [p.id for p in problems.items], room)
+    lost = [p.id for p, size in zip(problems.items, sizes, strict=True) if size > room]
+    notice(
+        f"problems {problems.name!r}: {len(lost)} of {len(sizes)} prompts have more than {room} tokens and "
+        f"were dropped: {', '.join(lost[:3])}{', ...' * (len(lost) > 3)}"
+    )
+    return replace(problems, items=kept, dropped=problems.dropped + len(lost))
 
 
 def check_lengths(prompts: Sequence[Sequence[int]], ids: Sequence[str], room: int) -> None:

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "numpy", "vllm", "peft")
+PACKAGES = ("torch", "transformers", "numpy", "vllm", "peft", "math-verify")
 
 
 @lru_cache(maxsize=1)

@@ -205,7 +205,11 @@ def test_the_loop_hands_grpo_each_answers_own_advantage(problems, tmp_path, monk
         return real(logits, tokens, tau_t, old_log_probs, advantage, clip)
 
     monkeypatch.setattr(objectives, "grpo", spy)
-    monkeypatch.setattr(loop, "grade", fake_grade)
+    monkeypatch.setattr(
+        loop,
+        "grade_all",
+        lambda *columns: list(map(fake_grade, *columns[:3], len(columns[0]) * [columns[3]])),
+    )
     train(config, random_policy(seed=1), problems, tmp_path / "run")
     assert torch.allclose(torch.cat(seen), expected.flatten(), atol=1e-6)
     first = old[0]
@@ -262,13 +266,13 @@ def test_every_arm_runs_and_changes_every_parameter(arm, problems, tmp_path):
         problems = ProblemSet(
             "any", tuple(Problem(p.id, "w", p.prompt, "w12") for p in problems.items), world="file"
         )
-        loop_grade = loop.grade
-        loop.grade = lambda text, finished, problem, world: len(text) % 2 == 0
+        loop_grade = loop.grade_all
+        loop.grade_all = lambda texts, *_: [len(text) % 2 == 0 for text in texts]
     try:
         rows = train(preset(arm, **small, lr=1e-3), policy, problems, tmp_path / "run")
     finally:
         if arm == "grpo":
-            loop.grade = loop_grade
+            loop.grade_all = loop_grade
     assert len(rows) == 3 and policy.version == 6
     for key, value in policy.model.state_dict().items():
         assert not torch.equal(value, before[key]), f"{key} did not change"

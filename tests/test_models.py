@@ -34,6 +34,8 @@ def checkpoint(folder, kind="qwen2", tied=True, padding=9, **more):
     """A hub-like folder: `padding` embedding rows beyond the tokenizer, two end tokens, a chat template."""
     made = random_policy(kind, tied=tied, rows=320 + padding, **more)
     made.tokenizer.chat_template = TEMPLATE
+    if kind == "qwen2":  # transformers loads every such tokenizer as byte pairs, which have no words
+        made.tokenizer.add_tokens([f"w{i}" for i in range(317)])
     made.model.generation_config.eos_token_id = [2, 319]
     save_policy(made, folder)
     return folder
@@ -57,7 +59,7 @@ def first_step(monkeypatch, tmp_path, made, chunk, **fields):
         seen.extend(p.grad.clone() for p in self.param_groups[0]["params"])
 
     monkeypatch.setattr(torch.optim.AdamW, "step", keep)
-    monkeypatch.setattr("sept.loop.grade", lambda text, *_: len(text) % 2 == 0)
+    monkeypatch.setattr("sept.loop.grade_all", lambda texts, *_: [len(text) % 2 == 0 for text in texts])
     arm = {"nll": "sept", "entropy": "em-ft", "grpo": "grpo"}[fields.pop("objective")]
     config = preset(arm, **{**SMALL, "rounds": 1, "mini_batch": 8, **fields})
     with warnings.catch_warnings():
@@ -171,7 +173,7 @@ def test_rows_beyond_the_tokenizer_do_not_exist(kind, tmp_path):
     assert made.vocab == 320 and made.model.config.vocab_size == 329
     prompts, ids = [made.encode("w1 w2")], ["a"]
     with torch.no_grad():
-        made.model.get_output_embeddings().weight[320:] *= 4
+        made.model.get_output_embeddings().weight[320:] *= 8
         logits = made.model(torch.tensor(prompts)).logits[0, -1]
         assert logits.softmax(-1)[320:].sum() > 0.1
     for engine in ("auto", "transformers"):
@@ -269,7 +271,8 @@ def test_revisions_are_pinned_and_recorded(tmp_path, monkeypatch, capsys):
     config = root / "snapshots" / old / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "rms_norm_eps": 1e-3}))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
-    (tmp_path / "p.jsonl").write_text('{"prompt": "w1 w2", "answer": "w3"}\n' * 8)
+    rows = [{"prompt": f"w{i} w2", "answer": "w3"} for i in range(8)]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
     small = [f"--set={k}={v}" for k, v in {**SMALL, "rounds": 1, "micro_batch": 4}.items()]
     keys = set()
     for model, commit in ((f"tiny/model@{old}", old), ("tiny/model", new), ("tiny/model@main", new)):

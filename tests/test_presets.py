@@ -198,7 +198,8 @@ def test_templates_are_those_of_figure_4():
 
 def test_a_preset_trains_on_whatever_model_and_questions_are_given(run, tmp_path):  # noqa: F811
     model, problems = checkpoint(tmp_path / "model"), tmp_path / "words.jsonl"
-    problems.write_text('{"prompt": "w1 w2", "answer": "w3"}\n' * 8)
+    rows = [{"prompt": f"w{i} w2", "answer": "w3"} for i in range(8)]
+    problems.write_text("\n".join(map(json.dumps, rows)))
     name = "grpo-qwen2.5-math-7b-dsr:authors"
     small = {"rounds": 2, "questions": 4, "mini_batch": 4, "max_new_tokens": 8}
     given = [f"--set={k}={v}" for k, v in small.items()]

@@ -16,6 +16,9 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 Model = Annotated[str, typer.Option(help="Shipped base (F, H, E, I), folder, or hub id.")]
 Problems = Annotated[str, typer.Option(help="toy:test, toy:dev, toy:train[:families][:n], or a file.")]
 Length = Annotated[int | None, typer.Option(help="Response limit; default 56 on toy questions, else 1024.")]
+Engine = Annotated[
+    str, typer.Option(help="auto, static, transformers, or vllm with settings: vllm:tensor_parallel_size=2")
+]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; small models are fastest with one.")]
 
@@ -108,6 +111,7 @@ def train(
     ] = None,
     dev: Annotated[str, typer.Option(help="Questions for --set eval_every=N.")] = "toy:dev:16",
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off.")] = False,
+    engine: Engine = "auto",
     threads: Threads = 1,
     json_: Json = None,
 ) -> None:
@@ -144,7 +148,9 @@ def train(
             bar.set_postfix(nll=f"{row['nll']:.3f}", right=f"{row['accuracy']:.1%}")
 
         try:
-            rows = run_loop(settings, policy, problem_set, out, dev=dev_set, resume=resume, on_round=show)
+            rows = run_loop(
+                settings, policy, problem_set, out, dev=dev_set, resume=resume, engine=engine, on_round=show
+            )
         except KeyboardInterrupt as stop:
             _end(str(stop), 130)
     _write(json_, {"out": str(out), "config": json.loads(settings.to_json()), "last_round": rows[-1]})
@@ -183,7 +189,7 @@ def evaluate_(
     temperature: Annotated[float, typer.Option(help="Decoding temperature; 0 is greedy.")] = 1.0,
     n: Annotated[int, typer.Option(help="Samples per question.")] = 32,
     seed: Annotated[int, typer.Option()] = 0,
-    engine: Annotated[str, typer.Option(help="auto, static or transformers.")] = "auto",
+    engine: Engine = "auto",
     max_new_tokens: Length = None,
     threads: Threads = 1,
     json_: Json = None,
@@ -201,7 +207,7 @@ def sweep(
     temperatures: Annotated[str, typer.Option(help="start:end:step, or a list a,b,c.")] = "0:1.6:0.1",
     n: Annotated[int, typer.Option(help="Samples per question.")] = 32,
     seed: Annotated[int, typer.Option()] = 0,
-    engine: Annotated[str, typer.Option(help="auto, static or transformers.")] = "auto",
+    engine: Engine = "auto",
     max_new_tokens: Length = None,
     threads: Threads = 1,
     json_: Json = None,
@@ -240,7 +246,7 @@ def _sweep(
     problem_set = load_problems(problems)
     _set_up(threads, json_)
     policy = load_policy(model)
-    sampler = make_sampler(policy, engine)
+    sampler = make_sampler(policy, engine, training=False)
     max_new_tokens = max_new_tokens or (56 if problem_set.world == "toy" else 1024)
     rows = []
     for tau in tqdm(taus, desc="sweep", unit=" temperatures", disable=not show):

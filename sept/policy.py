@@ -28,6 +28,11 @@ class Policy:
     name: str
     """What it was loaded from; for people, never for keys."""
     version: int = 0
+    vocab: int | None = None
+    """Tokens that exist, where the model has more rows than that (a padded vocabulary); else None.
+    Logits end there: for the loss, every engine and the margins alike."""
+    compute: torch.dtype = torch.float32
+    """What matrix products run in: bfloat16 on a GPU, whatever the weights are stored in."""
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
@@ -47,6 +52,11 @@ class Policy:
     def context(self) -> int:
         """Longest sequence in tokens."""
         return int(self.model.config.max_position_embeddings)
+
+    def autocast(self) -> torch.autocast:
+        """Context in which the model computes in `compute`."""
+        lower = self.compute != torch.float32
+        return torch.autocast(self.model.device.type, self.compute if lower else None, enabled=lower)
 
     def encode(self, text: str) -> list[int]:
         """Prompt ids, beginning-of-sequence token included where the model has one."""
@@ -123,16 +133,20 @@ def _line(error: BaseException) -> str:
     return text[:160] + ("..." if len(text) > 160 else "")
 
 
+def merged(model: Any) -> Any:
+    """The model itself, or a copy with its LoRA adapters folded in."""
+    if not hasattr(model, "merge_and_unload"):
+        return model
+    import copy
+
+    return copy.deepcopy(model).merge_and_unload()
+
+
 def save_policy(policy: Policy, folder: Path) -> None:
     """Write model and tokenizer in Hugging Face form, all of it or nothing."""
     temporary = folder.with_name(folder.name + ".part")
     shutil.rmtree(temporary, ignore_errors=True)
-    model = policy.model
-    if hasattr(model, "merge_and_unload"):  # LoRA adapters are folded in for whoever loads it next
-        import copy
-
-        model = copy.deepcopy(model).merge_and_unload()
-    model.save_pretrained(temporary, safe_serialization=True)
+    merged(policy.model).save_pretrained(temporary, safe_serialization=True)
     policy.tokenizer.save_pretrained(temporary)
     if folder.exists():
         shutil.rmtree(folder)
@@ -201,9 +215,12 @@ def make_batch(
     return Batch(*(part.to(device) for part in parts))
 
 
-def response_logits(model: Any, batch: Batch) -> Tensor:
-    """Logits that predict each response token: [B, T, V] (rows behind a response's end are arbitrary)."""
+def response_logits(model: Any, batch: Batch, vocab: int | None = None) -> Tensor:
+    """Logits that predict each response token: [B, T, V] (rows behind a response's end are arbitrary).
+
+    vocab: a policy's `vocab`; rows of a padded vocabulary are left out.
+    """
     logits = model(
         input_ids=batch.ids, attention_mask=batch.attention, position_ids=batch.positions, use_cache=False
-    ).logits
+    ).logits[..., :vocab]
     return logits.gather(1, batch.sources[..., None].expand(-1, -1, logits.shape[-1]))

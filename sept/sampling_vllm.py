@@ -50,27 +50,21 @@ class VllmEngine:
     def refresh(self, policy: Policy) -> None:
         """Take over the weights; StaleSamplerError unless the engine's log-probs are then the policy's."""
         _write_untied(policy, Path(self.scratch.name))
-        first = self.llm is None
-        if first:
+        if self.llm is None:
             self.eos, self.context = policy.eos_ids, self.options.get("max_model_len", policy.context)
-            self.limit = CANARY if policy.compute == torch.float32 else 50 * CANARY
             self.llm = self._start(str(policy.compute).removeprefix("torch."))
         self._load()
-        gap = self._gap(policy)
-        if not gap <= self.limit:
+        gap, limit = self._gap(policy), CANARY / 10 if policy.compute == torch.float32 else 100 * CANARY
+        if not gap <= limit:
             raise StaleSamplerError(
                 f"engine vllm, refreshed to weights version {policy.version}: its log-probs of probe answers "
-                f"differ from the policy's by {gap:.1e} nats a token (limit {self.limit:.1e}); the engine's "
+                f"differ from the policy's by {gap:.1e} nats a token (limit {limit:.0e}); the engine's "
                 "copy is stale or wrong"
             )
         self.version = policy.version
-        if first:  # from now on it is held to what it has shown it can do
-            self.limit = min(self.limit, max(1e-5, 10 * gap))
         from tqdm import tqdm
 
-        tqdm.write(
-            f"vllm: weights version {policy.version}, canary {gap:.1e} nats (limit {self.limit:.1e})"
-        )
+        tqdm.write(f"vllm: weights version {policy.version}, canary {gap:.1e} nats (limit {limit:.0e})")
 
     def _start(self, dtype: str) -> Any:
         # Read by vLLM when it is imported or started. In one process there is one device context.

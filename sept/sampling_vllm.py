@@ -11,6 +11,7 @@ discarded then (sleep level 2), so each wake-up loads all of them again.
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import tempfile
 from collections.abc import Sequence
@@ -30,8 +31,12 @@ COLDEST = 0.01
 """vLLM silently raises any temperature between 0 and this."""
 
 
+_holder: VllmEngine | None = None
+"""The engine that runs. vLLM keeps global state, which the end of one engine destroys under another."""
+
+
 class VllmEngine:
-    """vLLM as a sampler. Keyword options are settings of `vllm.LLM`, such as tensor_parallel_size.
+    """vLLM as a sampler, one at a time: starting another ends this one. Keyword options are settings of `vllm.LLM`, such as tensor_parallel_size.
 
     sleep: give the device's memory back after every call (on a GPU), for a training between the calls.
     The random numbers of an answer depend on (seed, draw, key, sample) alone. Its logits may depend in
@@ -71,7 +76,7 @@ class VllmEngine:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        from vllm import LLM
+        from vllm import LLM, SamplingParams, TokensPrompt
 
         fixed = {
             "model": self.scratch.name,
@@ -93,13 +98,26 @@ class VllmEngine:
         taken = sorted(set(fixed) & set(self.options))
         if taken:
             raise SeptError(f"engine setting {taken[0]!r}: the engine sets it itself, leave it out")
+        global _holder
+        if _holder is not None:
+            _holder.close()
+        _holder = self
         try:
             llm = LLM(**fixed, use_tqdm_on_load=False, **settings)
+            one = SamplingParams(max_tokens=1, detokenize=False)  # some limits show at the first token only
+            llm.generate([TokensPrompt(prompt_token_ids=[0])], one, use_tqdm=False)
         except Exception as error:  # of many types; the remedy is always another setting
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise SeptError(f"engine vllm cannot start with {settings}: {reason}") from error
         llm.collective_rpc("update_config", args=({"load_config": {"load_format": "safetensors"}},))
         return llm
+
+    def close(self) -> None:
+        """End vLLM and free what it holds; a refresh would start it again."""
+        if self.llm is not None:
+            self.llm.llm_engine.engine_core.shutdown()
+            self.llm = None
+            gc.collect()
 
     def _load(self) -> None:
         """Load the scratch folder's weights into the engine, which is awake afterwards."""
@@ -119,7 +137,8 @@ class VllmEngine:
         The probe prompts fill a block of the prefix cache, so that a stale cache shows as well.
         """
         length = max(1, min(160, self.context - 8))
-        random = np.random.default_rng(0).integers(0, len(policy.tokenizer), (4, length)).tolist()
+        rows = policy.vocab or len(policy.tokenizer)
+        random = np.random.default_rng(0).integers(0, rows, (4, length)).tolist()
         drawn = self._draw(random, ["probe"] * 4, 1, 0.6, 8, 0, 0)
         device = next(policy.model.parameters()).device
         batch = make_batch(random, drawn.tokens, drawn.lengths, policy.pad_id, device=device)
@@ -141,6 +160,7 @@ class VllmEngine:
         """n answers to each prompt, token ids in and out, from the whole softmax."""
         longest = max(map(len, prompts), default=0)
         check_request(prompts, n, tau, longest + max_new_tokens, self.context)
+        assert self.llm is not None, "refresh the engine before sampling"
         if 0 < tau < COLDEST:
             raise SeptError(f"temperature {tau}: vLLM draws at 0 or from {COLDEST} on; use another engine")
         if self.asleep:
@@ -200,6 +220,8 @@ class VllmEngine:
 
 def _write_untied(policy: Policy, folder: Path) -> None:
     """The policy as a checkpoint for vLLM: head untied, padded vocabulary cut off, in what it computes in."""
+    from transformers import GenerationConfig
+
     model = merged(policy.model)
     ends = {m.weight.data_ptr() for m in (model.get_input_embeddings(), model.get_output_embeddings())}
     state = {
@@ -208,7 +230,11 @@ def _write_untied(policy: Policy, folder: Path) -> None:
         .to("cpu", policy.compute, copy=True)
         for name, value in model.state_dict().items()
     }
-    model.save_pretrained(folder, state_dict=state)
+    kept, model.generation_config = model.generation_config, GenerationConfig()
+    try:  # some hub models' own is so contradictory that it cannot be saved
+        model.save_pretrained(folder, state_dict=state)
+    finally:
+        model.generation_config = kept
     config = copy.deepcopy(model.config)
     config.tie_word_embeddings, config.vocab_size = False, policy.vocab or config.vocab_size
     config.save_pretrained(folder)

@@ -36,8 +36,9 @@ _holder: VllmEngine | None = None
 
 
 class VllmEngine:
-    """vLLM as a sampler, one at a time: starting another ends this one. Keyword options are settings of `vllm.LLM`, such as tensor_parallel_size.
+    """vLLM as a sampler, one at a time: starting another ends this one.
 
+    Keyword options are settings of `vllm.LLM`, such as tensor_parallel_size.
     sleep: give the device's memory back after every call (on a GPU), for a training between the calls.
     The random numbers of an answer depend on (seed, draw, key, sample) alone. Its logits may depend in
     their last bits on what else is in the batch, so a near tie may fall differently in other company.

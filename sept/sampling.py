@@ -1,4 +1,4 @@
-"""Drawing answers: the sampler protocol and its two built-in engines.
+"""Drawing answers: the sampler protocol and its two built-in engines (vLLM's is in sampling_vllm.py).
 
 Every engine draws from softmax(z / tau) over the whole vocabulary, nothing else: no top_k, top_p,
 min_p or repetition penalty (transformers' default top_k = 50 would silently break the theorem's
@@ -9,6 +9,8 @@ position), so one draw can be repeated alone and neither batch order nor batch s
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -107,14 +109,45 @@ def choose(logits: Tensor, uniform: Tensor, tau: float) -> tuple[Tensor, Tensor]
     return tokens, log_p.gather(-1, tokens[:, None]).squeeze(-1)
 
 
-def make_sampler(policy: Policy, engine: str = "auto") -> Sampler:
-    """An engine holding the policy's weights. auto: `static` where it can, else `transformers`."""
-    if engine not in ("auto", "static", "transformers"):
-        raise SeptError(f"engine {engine!r}: choose auto, static or transformers")
-    if engine == "auto":
+def parse_engine(engine: str) -> tuple[str, dict[str, Any]]:
+    """Name and settings of an engine, as in vllm:enforce_eager=true. SeptError if it cannot be had."""
+    name, *pairs = engine.split(":")
+    if name not in ("auto", "static", "transformers", "vllm") or (pairs and name != "vllm"):
+        raise SeptError(f"engine {engine!r}: choose auto, static, transformers or vllm[:setting=value...]")
+    if name == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise SeptError(
+            "engine vllm needs vLLM, which is not installed: pip install -c constraints.txt '.[vllm]' on a "
+            "machine with a GPU, or use engine transformers"
+        )
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise SeptError(f"engine setting {pair!r}: write name=value, a setting of vllm.LLM")
+        try:
+            settings[key] = json.loads(value)
+        except ValueError:
+            settings[key] = value
+    return name, settings
+
+
+def make_sampler(policy: Policy, engine: str = "auto", training: bool = True) -> Sampler:
+    """An engine holding the policy's weights. auto: `static` where it can, else `transformers`.
+
+    `vllm` may carry settings of vLLM, as in vllm:tensor_parallel_size=2:gpu_memory_utilization=0.5.
+    training: the device is shared with a training, so an engine gives its memory back between calls.
+    """
+    name, settings = parse_engine(engine)
+    if name == "auto":
         small = sum(p.numel() for p in policy.model.parameters()) < 50_000_000
-        engine = "static" if small and StaticEngine.refuses(policy.model) is None else "transformers"
-    sampler: Sampler = StaticEngine() if engine == "static" else TransformersEngine()
+        name = "static" if small and StaticEngine.refuses(policy.model) is None else "transformers"
+    sampler: Sampler
+    if name == "vllm":
+        from .sampling_vllm import VllmEngine
+
+        sampler = VllmEngine(**{"sleep": training, **settings})
+    else:
+        sampler = StaticEngine() if name == "static" else TransformersEngine()
     sampler.refresh(policy)
     return sampler
 

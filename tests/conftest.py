@@ -19,7 +19,16 @@ def _quiet_and_isolated(tmp_path, monkeypatch):
 
 
 def random_policy(
-    model_type="qwen2", vocab=320, hidden=32, layers=2, heads=4, kv=2, seed=0, tied=True, rows=None
+    model_type="qwen2",
+    vocab=320,
+    hidden=32,
+    layers=2,
+    heads=4,
+    kv=2,
+    seed=0,
+    tied=True,
+    rows=None,
+    context=96,
 ):
     """A policy with random weights over `vocab` tokens (3 special ones) and a word tokenizer for them.
 
@@ -47,7 +56,7 @@ def random_policy(
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner, unk_token="<pad>", pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
     )
-    size = {"vocab_size": rows or vocab, "hidden_size": hidden, "max_position_embeddings": 96}
+    size = {"vocab_size": rows or vocab, "hidden_size": hidden, "max_position_embeddings": context}
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     modern = {
         "intermediate_size": 2 * hidden,

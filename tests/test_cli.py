@@ -91,6 +91,7 @@ def broken(tmp_path_factory):
         (["--problems", "toy:test:1"], ["fewer"]),
         (["--set", "eval_every=1", "--dev", "toy:train"], ["endless"]),
         (["--json", "."], ["folder"]),
+        (["--engine", "vroom"], ["vroom", "vllm"]),
     ],
 )
 def test_mistakes_in_train(run, tmp_path, arguments, words):
@@ -117,6 +118,19 @@ def test_unusable_checkpoints(run, broken, tmp_path, name, words):
     line = complaint(err)
     assert code == 2 and all(word in line for word in words) and name in line, line
     assert not (tmp_path / "run").exists()
+
+
+def test_train_takes_an_engine(run, tmp_path):
+    """The built-in ones draw the same tokens, so a run may change between them."""
+    tokens = []
+    for engine in ("static", "transformers"):
+        out = tmp_path / engine
+        assert run("train", "--out", out, *SMALL, "--engine", engine)[0] == 0
+        tokens.append(
+            [json.loads(line)["tokens"] for line in (out / "rounds.jsonl").read_text().splitlines()]
+        )
+        assert "engine" not in json.loads((out / "config.json").read_text())["identity"]
+    assert tokens[0] == tokens[1]
 
 
 def test_damaged_numbers_are_noticed(run, tmp_path):

@@ -1,6 +1,7 @@
 """The engines draw from softmax(z / tau), from coordinates, and agree with transformers."""
 
 import copy
+import importlib.util
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from scipy import stats
 from sept.config import SeptError
 from sept.objectives import token_log_probs
 from sept.policy import make_batch, response_logits
-from sept.sampling import StaticEngine, TransformersEngine, choose, uniforms
+from sept.sampling import StaticEngine, TransformersEngine, choose, parse_engine, uniforms
 
 PROMPTS = [[1, 7, 9], [1, 20, 21, 22, 23, 24], [1, 5], [1, 30, 31, 32, 33]]
 KEYS = ["a", "b", "c", "d"]
@@ -189,6 +190,23 @@ def test_an_engine_keeps_its_weights_until_refreshed(kind):
     engine.refresh(policy)
     fresh = engine.sample(PROMPTS, KEYS, 2, 1.0, 12, seed=0)
     assert fresh.version == 1 and not torch.equal(before.log_probs, fresh.log_probs)
+
+
+def test_engines_by_name_with_settings(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "vllm" or found(name))
+    assert parse_engine("auto") == ("auto", {})
+    assert parse_engine("vllm:tensor_parallel_size=2:gpu_memory_utilization=0.5:quantization=fp8") == (
+        "vllm",
+        {"tensor_parallel_size": 2, "gpu_memory_utilization": 0.5, "quantization": "fp8"},
+    )
+    for name, word in (("sglang", "sglang"), ("static:x=1", "static:x=1"), ("vllm:x", "name=value")):
+        with pytest.raises(SeptError, match=word) as error:
+            parse_engine(name)
+        assert "\n" not in str(error.value)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SeptError, match="not installed"):
+        parse_engine("vllm")
 
 
 def test_bad_requests_get_one_line(qwen):

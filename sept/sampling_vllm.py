@@ -1,0 +1,241 @@
+"""Drawing answers with vLLM, in the process and on the device that train.
+
+Every refresh goes one way: the weights are written to a scratch folder as a checkpoint with an *untied*
+head, and `reload_weights` reads them, on every tensor-parallel rank. Untied, because vLLM may keep a packed
+copy of a tied head that a reload does not reach (its CPU build does) and go on drawing from old weights in
+silence. The engine starts from random weights, so its first refresh proves the route: any tensor that a
+refresh misses shows in the canary. On a GPU the engine sleeps while the model trains. Its weights are
+discarded then (sleep level 2), so each wake-up loads all of them again.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .config import SeptError, digest
+from .loop import CANARY, StaleSamplerError
+from .objectives import token_log_probs
+from .policy import Policy, make_batch, merged, response_logits
+from .sampling import Rollouts, _collect, check_request
+
+COLDEST = 0.01
+"""vLLM silently raises any temperature between 0 and this."""
+
+
+_holder: VllmEngine | None = None
+"""The engine that runs. vLLM keeps global state, which the end of one engine destroys under another."""
+
+
+class VllmEngine:
+    """vLLM as a sampler, one at a time: starting another ends this one.
+
+    Keyword options are settings of `vllm.LLM`, such as tensor_parallel_size.
+    sleep: give the device's memory back after every call (on a GPU), for a training between the calls.
+    The random numbers of an answer depend on (seed, draw, key, sample) alone. Its logits may depend in
+    their last bits on what else is in the batch, so a near tie may fall differently in other company.
+    """
+
+    def __init__(self, sleep: bool = True, **options: Any) -> None:
+        self.version = -1
+        self.on_gpu = torch.cuda.is_available()
+        self.sleeps = sleep and self.on_gpu
+        self.options = options
+        self.llm: Any = None
+        self.asleep = False
+        self.scratch = tempfile.TemporaryDirectory(prefix="sept-vllm-")
+
+    def refresh(self, policy: Policy) -> None:
+        """Take over the weights; StaleSamplerError unless the engine's log-probs are then the policy's."""
+        _write_untied(policy, Path(self.scratch.name))
+        if self.llm is None:
+            self.eos, self.context = policy.eos_ids, self.options.get("max_model_len", policy.context)
+            self.llm = self._start(str(policy.compute).removeprefix("torch."))
+        self._load()
+        gap, limit = self._gap(policy), CANARY / 10 if policy.compute == torch.float32 else 100 * CANARY
+        if not gap <= limit:
+            raise StaleSamplerError(
+                f"engine vllm, refreshed to weights version {policy.version}: its log-probs of probe answers "
+                f"differ from the policy's by {gap:.1e} nats a token (limit {limit:.0e}); the engine's "
+                "copy is stale or wrong"
+            )
+        self.version = policy.version
+        from tqdm import tqdm
+
+        tqdm.write(f"vllm: weights version {policy.version}, canary {gap:.1e} nats (limit {limit:.0e})")
+
+    def _start(self, dtype: str) -> Any:
+        # Read by vLLM when it is imported or started. In one process there is one device context.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        from vllm import LLM, SamplingParams, TokensPrompt
+
+        fixed = {
+            "model": self.scratch.name,
+            "load_format": "dummy",
+            "dtype": dtype,
+            "logprobs_mode": "processed_logprobs",
+            "generation_config": "vllm",  # nothing of the checkpoint's own
+            "skip_tokenizer_init": True,
+            "enable_sleep_mode": self.sleeps,
+        }
+        # On a GPU the trained model needs its share; on a CPU nothing is compiled, and 1 GiB is plenty.
+        place = {"gpu_memory_utilization": 0.3} if self.on_gpu else {"kv_cache_memory_bytes": 2**30}
+        settings = {
+            "max_model_len": self.context,
+            "enforce_eager": not self.on_gpu,
+            **place,
+            **self.options,
+        }
+        taken = sorted(set(fixed) & set(self.options))
+        if taken:
+            raise SeptError(f"engine setting {taken[0]!r}: the engine sets it itself, leave it out")
+        global _holder
+        if _holder is not None:
+            _holder.close()
+        _holder = self
+        try:
+            llm = LLM(**fixed, use_tqdm_on_load=False, **settings)
+            one = SamplingParams(max_tokens=1, detokenize=False)  # some limits show at the first token only
+            llm.generate([TokensPrompt(prompt_token_ids=[0])], one, use_tqdm=False)
+        except Exception as error:  # of many types; the remedy is always another setting
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise SeptError(f"engine vllm cannot start with {settings}: {reason}") from error
+        llm.collective_rpc("update_config", args=({"load_config": {"load_format": "safetensors"}},))
+        return llm
+
+    def close(self) -> None:
+        """End vLLM and free what it holds; a refresh would start it again."""
+        if self.llm is not None:
+            self.llm.llm_engine.engine_core.shutdown()
+            self.llm = None
+            gc.collect()
+
+    def _load(self) -> None:
+        """Load the scratch folder's weights into the engine, which is awake afterwards."""
+        if self.asleep:
+            torch.cuda.empty_cache()
+            self.llm.wake_up(tags=["weights"])
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": self.scratch.name})
+        if self.asleep:
+            self.llm.wake_up(tags=["kv_cache"])
+        self.asleep = False
+        self.llm.reset_prefix_cache()  # what it holds was computed with the old weights
+
+    @torch.no_grad()
+    def _gap(self, policy: Policy) -> float:
+        """Mean difference between the log-probs that engine and policy give to probe answers, nats a token.
+
+        The probe prompts fill a block of the prefix cache, so that a stale cache shows as well.
+        """
+        length = max(1, min(160, self.context - 8))
+        rows = policy.vocab or len(policy.tokenizer)
+        random = np.random.default_rng(0).integers(0, rows, (4, length)).tolist()
+        drawn = self._draw(random, ["probe"] * 4, 1, 0.6, 8, 0, 0)
+        device = next(policy.model.parameters()).device
+        batch = make_batch(random, drawn.tokens, drawn.lengths, policy.pad_id, device=device)
+        with policy.autocast():
+            logits = response_logits(policy.model, batch, policy.vocab)
+        gaps = (token_log_probs(logits, batch.tokens, 0.6).cpu() - drawn.log_probs).abs()
+        return gaps[batch.mask.cpu()].mean().item()
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        keys: Sequence[str],
+        n: int,
+        tau: float,
+        max_new_tokens: int,
+        seed: int,
+        draw: int = 0,
+    ) -> Rollouts:
+        """n answers to each prompt, token ids in and out, from the whole softmax."""
+        longest = max(map(len, prompts), default=0)
+        check_request(prompts, n, tau, longest + max_new_tokens, self.context)
+        assert self.llm is not None, "refresh the engine before sampling"
+        if 0 < tau < COLDEST:
+            raise SeptError(f"temperature {tau}: vLLM draws at 0 or from {COLDEST} on; use another engine")
+        if self.asleep:
+            self._load()
+        rollouts = self._draw(prompts, keys, n, tau, max_new_tokens, seed, draw)
+        if self.sleeps:
+            self.llm.sleep(level=2)
+            self.asleep = True
+        return rollouts
+
+    def _draw(
+        self,
+        prompts: Sequence[Sequence[int]],
+        keys: Sequence[str],
+        n: int,
+        tau: float,
+        max_new_tokens: int,
+        seed: int,
+        draw: int,
+    ) -> Rollouts:
+        from vllm import SamplingParams, TokensPrompt
+
+        # One request per answer with a seed of its own; the prefix cache shares a prompt's prefill.
+        params = [
+            SamplingParams(
+                temperature=tau,
+                top_k=-1,
+                top_p=1.0,
+                min_p=0.0,
+                seed=int(digest([seed, draw, key, sample])[:15], 16),
+                max_tokens=max_new_tokens,
+                stop_token_ids=list(self.eos),
+                ignore_eos=True,  # of vLLM's own; ours stand in the line above
+                logprobs=0,  # the drawn token's
+                detokenize=False,
+            )
+            for key in keys
+            for sample in range(n)
+        ]
+        requests = [TokensPrompt(prompt_token_ids=list(p)) for p in prompts for _ in range(n)]
+        answers = [r.outputs[0] for r in self.llm.generate(requests, params, use_tqdm=False)]
+        width = max(len(a.token_ids) for a in answers)
+        tokens = torch.zeros(len(answers), width, dtype=torch.long)
+        log_probs = torch.zeros(len(answers), width)
+        for i, answer in enumerate(answers):
+            ids = list(answer.token_ids)
+            if len(ids) < max_new_tokens and (not ids or ids[-1] not in self.eos):
+                raise SeptError(
+                    f"engine vllm cut answer {i} after {len(ids)} tokens ({answer.finish_reason}); "
+                    "look at the engine's settings"
+                )
+            tokens[i, : len(ids)] = torch.tensor(ids)
+            scores = [step[token].logprob for step, token in zip(answer.logprobs, ids, strict=True)]
+            log_probs[i, : len(ids)] = torch.tensor(scores)
+        return _collect(prompts, n, tokens, log_probs, self.eos, tau, self.version)
+
+
+def _write_untied(policy: Policy, folder: Path) -> None:
+    """The policy as a checkpoint for vLLM: head untied, padded vocabulary cut off, in what it computes in."""
+    from transformers import GenerationConfig
+
+    model = merged(policy.model)
+    ends = {m.weight.data_ptr() for m in (model.get_input_embeddings(), model.get_output_embeddings())}
+    state = {
+        name: (value[: policy.vocab] if value.data_ptr() in ends else value)
+        .detach()
+        .to("cpu", policy.compute, copy=True)
+        for name, value in model.state_dict().items()
+    }
+    kept, model.generation_config = model.generation_config, GenerationConfig()
+    try:  # some hub models' own is so contradictory that it cannot be saved
+        model.save_pretrained(folder, state_dict=state)
+    finally:
+        model.generation_config = kept
+    config = copy.deepcopy(model.config)
+    config.tie_word_embeddings, config.vocab_size = False, policy.vocab or config.vocab_size
+    config.save_pretrained(folder)

@@ -341,7 +341,9 @@ def test_train_evaluate_sweep_export(kind, tied, tmp_path, monkeypatch, capsys):
     final = tmp_path / "run" / "final"
     score = tmp_path / "score.json"
     run("eval", "--model", final, *common, "--n", 8, "--max-new-tokens", 8, "--card", "--json", score)
-    run("eval", "--model", final, *common, "--n", 8, "--max-new-tokens", 8, "--card")  # replaces it
+    run(
+        "eval", "--model", f"{final}:chat", *common, "--n", 8, "--max-new-tokens", 8, "--card"
+    )  # replaces it
     out = run("sweep", "--model", final, *common, "--n", 2, "--temperatures", "0,1", "--max-new-tokens", 8)
     assert "best temperature" in out
     card, value = (final / "README.md").read_text(), json.loads(score.read_text())["pass@1"]

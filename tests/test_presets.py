@@ -218,5 +218,37 @@ def test_a_preset_trains_on_whatever_model_and_questions_are_given(run, tmp_path
     assert code == 2 and "no/such" in complaint(err)
 
 
+def test_a_preset_brings_its_template_with_its_model(run, tmp_path, monkeypatch):  # noqa: F811
+    asked, problems = [], tmp_path / "words.jsonl"
+    problems.write_text('{"prompt": "w1 w2", "answer": "w3"}')
+
+    def stop(name, *_, **__):
+        asked.append(name)
+        raise SeptError("no model here")
+
+    monkeypatch.setattr("sept.policy.load_policy", stop)
+    train, sweep = (
+        ["train", "--preset", MATH, "--out", tmp_path / "x"],
+        ["sweep", "--preset", "sweep-llama-3.1-8b"],
+    )
+    for verb in (
+        train,
+        [*train, "--template", "chat"],
+        [*train, "--model", "H"],
+        sweep,
+        [*sweep, "--model", "H:plain"],
+    ):
+        code, _, err = run(*verb, "--problems", problems)
+        assert code == 2 and "no model here" in complaint(err)
+    qwen, llama = SHAPES["qwen2.5-math-7b"].hub, SHAPES["llama-3.1-8b"].hub
+    assert asked == [
+        f"{qwen}:qwen_base_and_math",
+        f"{qwen}:chat",
+        "H",
+        f"{llama}:chat_reasoning",
+        "H:plain",
+    ]
+
+
 def test_the_arms_of_all_runs_are_known():
     assert {arm for arm, _ in RUNS} == set(ARMS)

@@ -159,6 +159,7 @@ headline |= {f"other at {t}": round(r["other"]["slope"], 4) for t, r in reports.
 headline |= {f"{row['what']}": [round(row["slope"], 4), round(row["R2 (median)"], 4)] for row in lines}
 headline |= {"product of three rounds": round(float(product["product of slopes"].iloc[-1]), 4)}
 headline |= {"product in theory": round(float(product["product of theory"].iloc[-1]), 4)}
+headline |= {f"first step, {c}": float(steps[c].iloc[-1]) for c in ("error", "alignment")}
 if "start" in reports.get(1.0, {}):
     headline |= {"perturbed start": round(reports[1.0]["start"]["slope"], 4)}
 r = reports[tau_s]

@@ -28,11 +28,12 @@ from .policy import Batch, Policy, make_batch, response_logits
 from .problems import Problem
 from .sampling import Rollouts, Sampler
 
-_BLOCK = 1 << 17
+_BLOCK, _STRETCH = 1 << 17, 1 << 18
 """Logits worked on at a time by one thread, so that its scratch arrays stay near the processor."""
 SPREAD = 1e-6
 """q-weighted variance of the old margins, nats^2, from which a prefix has a slope worth a median."""
-COLUMNS = ("cov", "var", "var_new", "slope", "r2", "kl", "intercept", "slope_unweighted")
+COLUMNS = ("cov", "var", "var_new", "slope", "r2", "kl", "intercept")
+COMPARED = ("slope_unweighted", "slope_top_p", "order_agreement")
 
 
 def prefix_statistics(
@@ -47,8 +48,8 @@ def prefix_statistics(
     """One row per prefix: how the margins of `new` follow those of `old`, both [N, V] logits.
 
     Columns: cov, var, var_new (q-weighted, nats^2), slope, r2, kl = KL(q || softmax(new / tau_t)) in nats,
-    intercept (of log softmax(new / tau_t) on log q, nats: the theorem says 0), slope_unweighted (every token
-    counts the same) and, with `order`, which takes a sort, slope_top_p (q cut to its nucleus) and
+    intercept (of log softmax(new / tau_t) on log q, nats: the theorem says 0) and, with `order`, which takes
+    sorts, slope_unweighted (every token counts the same), slope_top_p (q cut to its nucleus) and
     order_agreement (see there). Slopes are NaN where there is no spread. A token that is -inf in both is masked
     and left out. Half precision is worked on in float32, block by block, so memory beyond the logits is a
     few blocks of 2^17 numbers (with `order`, some arrays of [rows of a block, V]). SeptError for shapes that
@@ -77,7 +78,7 @@ def prefix_statistics(
             parts = [block for job in jobs for block in job.result()]
     finally:
         torch.set_num_threads(before)
-    columns = [*COLUMNS, *(("slope_top_p", "order_agreement") if order else ())]
+    columns = [*COLUMNS, *(COMPARED if order else ())]
     return pd.DataFrame(
         {c: torch.cat([p[c] for p in parts]).double().cpu().numpy() if parts else [] for c in columns}
     )
@@ -90,7 +91,7 @@ def _share(
     """`_block` over one thread's rows, in scratch memory that is allocated once."""
     rows = max(1, _BLOCK // old.shape[1])
     kind = torch.float64 if old.dtype == torch.float64 else torch.float32
-    scratch = torch.empty(5, rows, old.shape[1], dtype=kind, device=old.device)
+    scratch = torch.empty(4, rows, min(_STRETCH, old.shape[1]), dtype=kind, device=old.device)
     return [
         _block(a.to(kind), b.to(kind), tau_s, tau_t, top_p, order, scratch[:, : len(a)])
         for a, b in zip(old.split(rows), new.split(rows), strict=True)
@@ -102,48 +103,52 @@ def _block(
 ) -> dict[str, Tensor]:
     """The columns of `prefix_statistics`, [rows] each.
 
-    With e = (z - max z) / tau_s, w = exp(e) and f = (z' - max z') / tau_t everything weighted is one of six
-    sums over tokens, Sw, Swe, Swf, Swee, Swef, Swff, and everything unweighted the same without w. Shifting by
-    the maximum, where q lives, keeps the differences of these sums exact enough in float32.
+    With e = (z - max z) / tau_s, w = exp(e) and f = (z' - max z') / tau_t everything is one of six sums over
+    tokens, Sw, Swe, Swf, Swee, Swef, Swff, and the normaliser of the new model. Shifting by the maximum, where
+    q lives, keeps the differences of these sums exact enough in float32. Tokens are taken a stretch at a time,
+    so that all operations on it find it in the processor's own cache.
     """
-    e, f, w, we, wf = scratch
     top_old, top_new = old.amax(-1, keepdim=True), new.amax(-1, keepdim=True)
-    torch.add(-top_old / tau_s, old, alpha=1 / tau_s, out=e)
-    torch.add(-top_new / tau_t, new, alpha=1 / tau_t, out=f)
-    log_norm = torch.exp(f, out=w).sum(-1).log()
-    torch.exp(e, out=w)
-    n, (se, sf, see, sef, sff) = torch.full_like(w[:, 0], w.shape[1]), _sums(e, f, e, f)
-    if not torch.isfinite(se + sf).all():
-        masked = torch.isneginf(e) & torch.isneginf(f)
-        n = (~masked).sum(-1).to(e.dtype)
-        e, f = e.masked_fill(masked, 0), f.masked_fill(masked, 0)
-        se, sf, see, sef, sff = _sums(e, f, e, f)
-        if not torch.isfinite(se + sf).all():
-            raise SeptError("margins: logits are not finite; a model is damaged")
-    sw = w.sum(-1)
-    weighted = _sums(torch.mul(w, e, out=we), torch.mul(w, f, out=wf), e, f)
-    me, mf, mee, mef, mff = (s / sw for s in weighted)
+    totals, norm = None, torch.zeros_like(top_old[:, 0])
+    for z, z_new in zip(old.split(scratch.shape[-1], -1), new.split(scratch.shape[-1], -1), strict=True):
+        e, f, w, x = (part[:, : z.shape[1]] for part in scratch)
+        torch.add(-top_old / tau_s, z, alpha=1 / tau_s, out=e)
+        torch.add(-top_new / tau_t, z_new, alpha=1 / tau_t, out=f)
+        norm += torch.exp(f, out=w).sum(-1)
+        torch.exp(e, out=w)
+        sums = _sums(w, e, f, x)
+        if not torch.isfinite(sums).all():
+            masked = torch.isneginf(e) & torch.isneginf(f)
+            sums = _sums(w, e.masked_fill(masked, 0), f.masked_fill(masked, 0), x)
+            if not torch.isfinite(sums).all():
+                raise SeptError("margins: logits are not finite; a model is damaged")
+        totals = sums if totals is None else totals + sums
+    assert totals is not None
+    sw = totals[0]
+    me, mf, mee, mef, mff = totals[1:] / sw
     var, cov, var_new = mee - me * me, mef - me * mf, mff - mf * mf
     out = {"cov": cov * (tau_s * tau_t), "var": var * tau_s**2, "var_new": var_new * tau_t**2}
     out["slope"] = out["cov"] / out["var"]
     out["r2"] = cov.square() / (var * var_new)
-    entropy, log_new = sw.log() - me, mf - log_norm
+    entropy, log_new = sw.log() - me, mf - norm.log()
     out["kl"] = -entropy - log_new
     out["intercept"] = log_new + cov / var * entropy
-    out["slope_unweighted"] = (sef - se * sf / n) / (see - se * se / n) * (tau_t / tau_s)
     if order:
-        q = w / sw[:, None]
-        cut = nucleus(q, top_p)
-        me, mf, mee, mef, mff = _sums(cut * e, cut * f, e, f)
-        out["slope_top_p"] = (mef - me * mf) / (mee - me * me) * (tau_t / tau_s)
+        e, f = ((z - top).masked_fill(torch.isneginf(z), 0) for z, top in ((old, top_old), (new, top_new)))
+        q, flat = torch.softmax(old / tau_s, -1), (~torch.isneginf(old)).to(old.dtype)
+        for name, weight in (("slope_unweighted", flat), ("slope_top_p", nucleus(q, top_p))):
+            n, se, sf, see, sef, _ = _sums(weight, e, f, torch.empty_like(e))
+            out[name] = (sef - se * sf / n) / (see - se * se / n)
         out["order_agreement"] = order_agreement(q, old, new)
     return out
 
 
-def _sums(we: Tensor, wf: Tensor, e: Tensor, f: Tensor) -> tuple[Tensor, ...]:
-    """Over tokens: sums of we, wf, we e, we f, wf f; [rows] each."""
+def _sums(w: Tensor, e: Tensor, f: Tensor, scratch: Tensor) -> Tensor:
+    """Sums over tokens of w, we, wf, wee, wef, wff: [6, rows]."""
     dot = torch.linalg.vecdot
-    return we.sum(-1), wf.sum(-1), dot(we, e), dot(we, f), dot(wf, f)
+    we = torch.mul(w, e, out=scratch)
+    parts = [w.sum(-1), we.sum(-1), dot(w, f), dot(we, e), dot(we, f)]
+    return torch.stack([*parts, dot(torch.mul(w, f, out=scratch), f)])
 
 
 def nucleus(q: Tensor, top_p: float) -> Tensor:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -414,3 +414,53 @@ def logit_floors(
             floors[-1] |= {"residual": residual, "steps": taken}
             top = top or got
     return {**(top or {}), "other": None, "trajectory": [], "floors": floors}
+
+
+def first_order(
+    policy: Policy, rollouts: Rollouts, tau_s: float, tau_t: float, rates: Sequence[float]
+) -> list[dict[str, float]]:
+    """One plain gradient step of each size against the exact first-order change of the logits, in float64.
+
+    The loss is equation 1 with Proposition 1's soft targets at the visited prefixes of `rollouts`. Its
+    gradient g changes logits z at first order by -rate J g, J the Jacobian in the weights, which is exact by
+    forward-mode differentiation. Rows: rate, error (q-weighted RMS of the change per rate against -J g,
+    relative; falls with the rate
+    down to where float32 inside transformers' norms shows), alignment (median q-weighted correlation over prefixes of -J g with
+    Equation 2's q - softmax(z / tau_t), the change if logits were free: 1 if weights were not shared).
+    """
+    model = copy.deepcopy(policy.model).double().eval()
+    model.set_attn_implementation("eager")  # the fused kernels have no forward-mode derivative
+    batch = rows_batch(policy, rollouts, list(range(len(rollouts))))
+    weights = {k: v.detach() for k, v in model.named_parameters()}
+
+    def logits(values: dict[str, Tensor]) -> Tensor:
+        inputs = {"input_ids": batch.ids, "attention_mask": batch.attention}
+        inputs |= {"position_ids": batch.positions}
+        out = torch.func.functional_call(model, values, (), {**inputs, "use_cache": False}).logits
+        out = out.gather(1, batch.sources[..., None].expand(-1, -1, out.shape[-1]))
+        return out[batch.mask][:, : policy.vocab]
+
+    with torch.no_grad():
+        z = logits(weights)
+        q = torch.softmax(z / tau_s, -1)
+
+    def loss(values: dict[str, Tensor]) -> Tensor:
+        return -(q * torch.log_softmax(logits(values) / tau_t, -1)).sum() / len(rollouts)
+
+    gradient = torch.func.grad(loss)(weights)
+    downhill = {k: -v for k, v in gradient.items()}
+    _, exact = torch.func.jvp(logits, (weights,), (downhill,))
+    exact = exact - (q * exact).sum(-1, keepdim=True)  # margins know no constant
+    free = q - torch.softmax(z / tau_t, -1)
+    free = free - (q * free).sum(-1, keepdim=True)
+    norms = (q * exact.square()).sum(-1), (q * free.square()).sum(-1)
+    along = (q * exact * free).sum(-1) / (norms[0] * norms[1]).sqrt()
+    spread = norms[1] > 1e-8
+    rows = []
+    for rate in rates:
+        with torch.no_grad():
+            moved = (logits({k: v - rate * gradient[k] for k, v in weights.items()}) - z) / rate
+        off = moved - (q * moved).sum(-1, keepdim=True) - exact
+        error = ((q * off.square()).sum() / norms[0].sum()).sqrt().item()
+        rows.append({"rate": rate, "error": error, "alignment": along[spread].median().item()})
+    return rows

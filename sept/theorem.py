@@ -32,7 +32,7 @@ from .sampling import Rollouts, Sampler, make_sampler, thinned
 
 LEVELS = ("logits", "head", "full")
 TARGETS = ("sampled", "soft")
-STEPS, SAMPLES, MEASURED, LEARNING_RATE, BETAS = 200, 256, 4096, 1e-3, (0.9, 0.99)
+STEPS, SAMPLES, MEASURED, LEARNING_RATE, BETAS = 200, 256, 2048, 1e-3, (0.9, 0.99)
 RECORDED = (2, 5, 10, 20, 40, 80, 140)
 """Steps after which the slope is recorded on the way, besides the last."""
 NOISE = 0.2
@@ -217,7 +217,7 @@ def check(
 
     def record(step: int) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
         last = step == steps
-        part = {k: r if last else thinned(r, measured // 8) for k, r in rollouts.items()}
+        part = {k: r if last else thinned(r, measured // 4) for k, r in rollouts.items()}
         both = {k: compare(old, policy, r, tau_s, tau_t, order=last) for k, r in part.items()}
         tables = {k: table for k, (table, _) in both.items()}
         row: dict[str, Any] = {"step": step}
@@ -423,10 +423,10 @@ def first_order(
 
     The loss is equation 1 with Proposition 1's soft targets at the visited prefixes of `rollouts`. Its
     gradient g changes logits z at first order by -rate J g, J the Jacobian in the weights, which is exact by
-    forward-mode differentiation. Rows: rate, error (q-weighted RMS of the change per rate against -J g,
-    relative; falls with the rate
-    down to where float32 inside transformers' norms shows), alignment (median q-weighted correlation over prefixes of -J g with
-    Equation 2's q - softmax(z / tau_t), the change if logits were free: 1 if weights were not shared).
+    forward-mode differentiation. Rows: rate; error (q-weighted RMS of the change per rate against -J g,
+    relative; falls with the rate down to where float32 inside transformers shows); alignment (median over
+    prefixes of the q-weighted correlation of -J g with Equation 2's q - softmax(z / tau_t), the change if
+    logits were free: 1 if weights were not shared).
     """
     model = copy.deepcopy(policy.model).double().eval()
     model.set_attn_implementation("eager")  # the fused kernels have no forward-mode derivative

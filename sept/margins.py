@@ -92,8 +92,8 @@ def _derived(totals: Tensor, tau_s: float, tau_t: float) -> dict[str, Tensor]:
     me, mf, mee, mef, mff = totals[2:] / sw
     var, cov, var_new = mee - me * me, mef - me * mf, mff - mf * mf
     entropy, log_new = sw.log() - me, mf - norm.log()
-    values = (cov * (tau_s * tau_t), var * tau_s**2, var_new * tau_t**2, cov / var * (tau_t / tau_s))
-    values += (cov.square() / (var * var_new), -entropy - log_new, log_new + cov / var * entropy)
+    values = [cov * (tau_s * tau_t), var * tau_s**2, var_new * tau_t**2, cov / var * (tau_t / tau_s)]
+    values += [cov.square() / (var * var_new), -entropy - log_new, log_new + cov / var * entropy]
     return dict(zip(COLUMNS, values, strict=True))
 
 

@@ -150,7 +150,8 @@ def between(
             f"models {old.name!r} and {new.name!r} have different vocabularies, so their margins cannot be "
             "compared; give a model and what was trained from it"
         )
-    check_finite(old), check_finite(new)
+    for policy in (old, new):
+        check_finite(policy)
     rollouts = draw(old, make_sampler(old), problems, tau_s, limit, seed, MEASURED)
     table, _ = compare(old.model, new, rollouts, tau_s, tau_t)
     out = {"model": old.name, "trained": new.name, "tau_s": tau_s, "tau_t": tau_t}
@@ -449,7 +450,7 @@ def first_order(
 
     gradient = torch.func.grad(loss)(weights)
     downhill = {k: -v for k, v in gradient.items()}
-    _, exact = torch.func.jvp(logits, (weights,), (downhill,))
+    exact: Tensor = torch.func.jvp(logits, (weights,), (downhill,))[1]
     exact = exact - (q * exact).sum(-1, keepdim=True)  # margins know no constant
     free = q - torch.softmax(z / tau_t, -1)
     free = free - (q * free).sum(-1, keepdim=True)

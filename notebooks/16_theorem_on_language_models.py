@@ -33,8 +33,10 @@ from dataclasses import replace
 
 import pandas as pd
 
-from sept import checks, experiments, figures, figures_margins, profiles
+from sept import checks, experiments, figures, figures_margins, profiles, theorem
+from sept.policy import load_policy
 from sept.provenance import environment
+from sept.sampling import make_sampler
 
 scale = profiles.profile(profile)
 small = {"steps": 4, "samples": 64, "measured": 128} if profile == "smoke" else {}
@@ -95,9 +97,11 @@ figures.save_figure(figures_margins.figure_lines, "theorem_lm", table, out_dir, 
 
 # %% [markdown]
 # Top left, the dashed line is $\tau_t/\tau_s$ and nothing is fitted to it. At $\tau_s = 1$ a model that does nothing
-# would pass, so there it starts from a perturbed copy and has to come back. The output layer alone can
-# realise the theorem exactly, by growing; and since it is shared by all prefixes, what it learns carries over
-# whole. Bottom right: a token that is hardly ever drawn has hardly any gradient.
+# would pass, so there it starts from a perturbed copy and has to come back. Above 1 the factor is hardest to reach:
+# what has to grow is the probability of tokens that were hardly ever drawn. The output layer alone could realise
+# the theorem exactly, by shrinking or growing as a whole; at the same rate it has not got there in as many steps,
+# but what it learns carries over to other questions. Bottom right: a token that is hardly ever drawn has hardly
+# any gradient, so its margin stays.
 #
 # ## Every level and every premise
 
@@ -150,6 +154,21 @@ product["product of slopes"] = product["slope"].cumprod()
 product["product of theory"] = product["theory"].cumprod()
 product.style.hide(axis="index").format(precision=3)
 
+# %% [markdown]
+# ## The first step
+#
+# One small gradient step against the exact first-order change of the logits (forward-mode derivative, float64):
+# `error` is their relative distance. `alignment` compares that change with Equation 2's, which it would equal if
+# every prefix had logits of its own.
+
+# %%
+policy = load_policy(model)
+questions, _ = theorem.question_sets(policy, None, base.seed)
+limit, few = base.max_new_tokens, 16 if profile == "smoke" else 64
+rollouts = theorem.draw(policy, make_sampler(policy), questions, tau_s, limit, base.seed, few)
+steps = pd.DataFrame(theorem.first_order(policy, rollouts, tau_s, 1.0, (1e-2, 1e-3, 1e-4)))
+steps.style.hide(axis="index").format({"rate": "{:.0e}", "error": "{:.1e}", "alignment": "{:.3f}"})
+
 # %%
 headline = {
     f"slope at {t}": [round(v, 4) for v in (r["slope"], *r["slope_interval"])] for t, r in reports.items()
@@ -159,6 +178,7 @@ headline |= {f"other at {t}": round(r["other"]["slope"], 4) for t, r in reports.
 headline |= {f"{row['what']}": [round(row["slope"], 4), round(row["R2 (median)"], 4)] for row in lines}
 headline |= {"product of three rounds": round(float(product["product of slopes"].iloc[-1]), 4)}
 headline |= {"product in theory": round(float(product["product of theory"].iloc[-1]), 4)}
+headline |= {f"first step, {c}": float(steps[c].iloc[-1]) for c in ("error", "alignment")}
 if "start" in reports.get(1.0, {}):
     headline |= {"perturbed start": round(reports[1.0]["start"]["slope"], 4)}
 r = reports[tau_s]

@@ -157,7 +157,7 @@ def compute(scores: Iterable[Score], workers: int | None = None, label: str = ""
     training = [(r, points[k]) for k, r in runs.items() if points[k] or not _trained(r)]
     training.sort(key=lambda job: -_work(job[0]))
     evaluating = sorted((s for s in missing if s.at is None), key=lambda s: (-s.n, s.tau))
-    jobs = [
+    jobs: list[tuple[str, Callable[[Any], None], list[Any]]] = [
         (f"{label} training".strip(), _train_job, training),
         (f"{label} evaluating".strip(), _score_job, evaluating),
     ]

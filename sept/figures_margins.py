@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from .figures import COLOURS, PAGE, band, checked, legend_below, new_figure, root_of
 
@@ -29,6 +30,7 @@ def figure_lines(
     for column in ("lo", "hi"):
         if column not in table:
             raise ValueError(f"figure_lines: column {column!r} is missing")
+    table = table.astype({"lo": float, "hi": float})
     names = list(dict.fromkeys(table["panel"]))
     columns = min(columns, len(names))
     lines = -(-len(names) // columns)
@@ -56,6 +58,7 @@ def figure_lines(
             ax.plot(x, y, "--", color="#444444", linewidth=1, label="theory", zorder=1)
         if name in log:
             ax.set_xscale("log")
+            ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_title(name)
         ax.set_xlabel(labels[name][0])
         ax.set_ylabel(labels[name][1])

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from .sampling import Rollouts, Sampler, make_sampler, thinned
 
 LEVELS = ("logits", "head", "full")
 TARGETS = ("sampled", "soft")
-STEPS, SAMPLES, MEASURED, LEARNING_RATE, BETAS = 200, 256, 4096, 1e-3, (0.9, 0.99)
+STEPS, SAMPLES, MEASURED, LEARNING_RATE, BETAS = 200, 256, 2048, 1e-3, (0.9, 0.99)
 RECORDED = (2, 5, 10, 20, 40, 80, 140)
 """Steps after which the slope is recorded on the way, besides the last."""
 NOISE = 0.2
@@ -150,7 +150,8 @@ def between(
             f"models {old.name!r} and {new.name!r} have different vocabularies, so their margins cannot be "
             "compared; give a model and what was trained from it"
         )
-    check_finite(old), check_finite(new)
+    for policy in (old, new):
+        check_finite(policy)
     rollouts = draw(old, make_sampler(old), problems, tau_s, limit, seed, MEASURED)
     table, _ = compare(old.model, new, rollouts, tau_s, tau_t)
     out = {"model": old.name, "trained": new.name, "tau_s": tau_s, "tau_t": tau_t}
@@ -217,7 +218,7 @@ def check(
 
     def record(step: int) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
         last = step == steps
-        part = {k: r if last else thinned(r, measured // 8) for k, r in rollouts.items()}
+        part = {k: r if last else thinned(r, measured // 4) for k, r in rollouts.items()}
         both = {k: compare(old, policy, r, tau_s, tau_t, order=last) for k, r in part.items()}
         tables = {k: table for k, (table, _) in both.items()}
         row: dict[str, Any] = {"step": step}
@@ -414,3 +415,53 @@ def logit_floors(
             floors[-1] |= {"residual": residual, "steps": taken}
             top = top or got
     return {**(top or {}), "other": None, "trajectory": [], "floors": floors}
+
+
+def first_order(
+    policy: Policy, rollouts: Rollouts, tau_s: float, tau_t: float, rates: Sequence[float]
+) -> list[dict[str, float]]:
+    """One plain gradient step of each size against the exact first-order change of the logits, in float64.
+
+    The loss is equation 1 with Proposition 1's soft targets at the visited prefixes of `rollouts`. Its
+    gradient g changes logits z at first order by -rate J g, J the Jacobian in the weights, which is exact by
+    forward-mode differentiation. Rows: rate; error (q-weighted RMS of the change per rate against -J g,
+    relative; falls with the rate down to where float32 inside transformers shows); alignment (median over
+    prefixes of the q-weighted correlation of -J g with Equation 2's q - softmax(z / tau_t), the change if
+    logits were free: 1 if weights were not shared).
+    """
+    model = copy.deepcopy(policy.model).double().eval()
+    model.set_attn_implementation("eager")  # the fused kernels have no forward-mode derivative
+    batch = rows_batch(policy, rollouts, list(range(len(rollouts))))
+    weights = {k: v.detach() for k, v in model.named_parameters()}
+
+    def logits(values: dict[str, Tensor]) -> Tensor:
+        inputs = {"input_ids": batch.ids, "attention_mask": batch.attention}
+        inputs |= {"position_ids": batch.positions}
+        out = torch.func.functional_call(model, values, (), {**inputs, "use_cache": False}).logits
+        out = out.gather(1, batch.sources[..., None].expand(-1, -1, out.shape[-1]))
+        return out[batch.mask][:, : policy.vocab]
+
+    with torch.no_grad():
+        z = logits(weights)
+        q = torch.softmax(z / tau_s, -1)
+
+    def loss(values: dict[str, Tensor]) -> Tensor:
+        return -(q * torch.log_softmax(logits(values) / tau_t, -1)).sum() / len(rollouts)
+
+    gradient = torch.func.grad(loss)(weights)
+    downhill = {k: -v for k, v in gradient.items()}
+    exact: Tensor = torch.func.jvp(logits, (weights,), (downhill,))[1]
+    exact = exact - (q * exact).sum(-1, keepdim=True)  # margins know no constant
+    free = q - torch.softmax(z / tau_t, -1)
+    free = free - (q * free).sum(-1, keepdim=True)
+    norms = (q * exact.square()).sum(-1), (q * free.square()).sum(-1)
+    along = (q * exact * free).sum(-1) / (norms[0] * norms[1]).sqrt()
+    spread = norms[1] > 1e-8
+    rows = []
+    for rate in rates:
+        with torch.no_grad():
+            moved = (logits({k: v - rate * gradient[k] for k, v in weights.items()}) - z) / rate
+        off = moved - (q * moved).sum(-1, keepdim=True) - exact
+        error = ((q * off.square()).sum() / norms[0].sum()).sqrt().item()
+        rows.append({"rate": rate, "error": error, "alignment": along[spread].median().item()})
+    return rows

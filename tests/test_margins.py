@@ -122,8 +122,8 @@ def test_float32_is_good_to_five_digits_at_a_real_vocabulary():
     new = old * 1.6 + torch.randn(4, 151_936, generator=generator) * 0.1
     exact = mg.prefix_statistics(old.double(), new.double(), 0.6, order=False)
     single = mg.prefix_statistics(old, new, 0.6, order=False)
-    for column in ("slope", "r2", "kl", "slope_unweighted"):
-        assert single[column].to_numpy() == pytest.approx(exact[column].to_numpy(), rel=2e-5, abs=2e-6)
+    for column in ("slope", "r2", "kl", "intercept"):
+        assert single[column].to_numpy() == pytest.approx(exact[column].to_numpy(), rel=1e-5, abs=5e-5)
 
 
 def test_a_probe_measures_what_changed_and_nothing_else():

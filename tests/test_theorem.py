@@ -133,6 +133,19 @@ def test_a_perturbed_start_must_come_back(questions):
     assert report["slope"] == pytest.approx(1, abs=0.03)
 
 
+def test_a_small_step_changes_margins_as_the_derivative_says():
+    policy = load_policy("H")
+    trained, _ = theorem.question_sets(policy, None, 0)
+    rollouts = drawn(policy, ProblemSet("few", trained.items[:8], world="toy"), 0.6, n=8, limit=56)
+    before = {k: v.clone() for k, v in policy.model.state_dict().items()}
+    large, small = theorem.first_order(policy, rollouts, 0.6, 1.0, (1e-2, 1e-4))
+    assert small["error"] < 0.01 < large["error"]
+    assert 0.5 < small["alignment"] <= 1, "the step goes where Equation 2 points"
+    (coupled,) = theorem.first_order(policy, rollouts, 1.4, 1.0, (1e-4,))
+    assert 0.5 < coupled["alignment"] <= 1 and coupled["error"] < 0.01
+    assert all(torch.equal(v, before[k]) for k, v in policy.model.state_dict().items())
+
+
 def test_other_questions_are_never_mixed_in():
     policy = load_policy("H")
     trained, other = theorem.question_sets(policy, None, 0)

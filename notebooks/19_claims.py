@@ -66,5 +66,5 @@ table[shown].round(2).style.hide(axis="index").format(precision=2, na_rep="-")
 # %%
 headline = {verdict: int(n) for verdict, n in table["verdict"].value_counts().items()}
 headline["claims"] = len(table)
-experiments.record(out_dir, "15_claims", headline)
+experiments.record(out_dir, "19_claims", headline)
 headline

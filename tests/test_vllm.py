@@ -22,7 +22,7 @@ from test_sampling import chi_square_p
 from sept import sampling_vllm
 from sept.config import SeptError, preset
 from sept.loop import StaleSamplerError, train
-from sept.objectives import token_log_probs
+from sept.objectives import entropy, token_log_probs
 from sept.policy import Policy, load_policy, make_batch, response_logits, save_policy
 from sept.problems import Problem, ProblemSet, load_problems
 from sept.sampling import make_sampler
@@ -343,30 +343,34 @@ def wide(tmp_path_factory):
 def test_a_sept_run_comes_out_as_with_the_built_in_engine(wide, tmp_path):
     problems, test = load_problems("toy:train:add3+sub3"), load_problems("toy:test:add3+sub3:32")
 
-    def spread(policy):
-        """Mean -log p of whole answers at temperature 1, nats: what sharpening takes away."""
-        prompts = [policy.encode(p.prompt) for p in test.items]
-        drawn = make_sampler(policy, "static").sample(prompts, [p.id for p in test.items], 8, 1.0, 56, 0)
-        return -drawn.log_probs.sum().item() / len(drawn)
+    base, found = load_policy(str(wide)), {"static": [], "vllm": []}
+    prompts, names = [base.encode(p.prompt) for p in test.items], [p.id for p in test.items]
+    visited = make_sampler(base, "static").sample(prompts, names, 8, 1.0, 56, 0)
+    batch = make_batch(visited.prompts, visited.tokens, visited.lengths)
 
-    base, found = spread(load_policy(str(wide))), {"static": [], "vllm": []}
+    def spread(policy):
+        """Entropy of the next token summed over the base's answers, nats an answer: no draw, no noise."""
+        with torch.no_grad():
+            tokens = entropy(response_logits(policy.model, batch))
+        return (tokens * batch.mask).sum().item() / len(visited)
+
     for name, values in found.items():
-        for seed in (100, 101, 102):
+        for seed in (100, 101, 102, 103):
             policy = load_policy(str(wide))
-            config = preset("sept", rounds=6, questions=64, mini_batch=32, warmup=0, seed=seed, lr=2e-4)
+            config = preset("sept", rounds=12, questions=64, mini_batch=32, warmup=0, seed=seed, lr=2e-4)
             rows = train(config, policy, problems, tmp_path / f"{name}-{seed}", engine=name)
             assert max(row["sampler_gap"] for row in rows) < 1e-5
-            assert [row["version"] for row in rows] == list(range(2, 14, 2))
-            values.append(spread(policy))
+            assert [row["version"] for row in rows] == list(range(2, 26, 2))
+            values.append(spread(base) - spread(policy))
 
     def interval(values):
         half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
         return np.mean(values) - half, np.mean(values) + half
 
-    drops = {name: interval([base - v for v in values]) for name, values in found.items()}
-    drops["vllm - static"] = interval(np.subtract(found["static"], found["vllm"]))
+    drops = {name: interval(values) for name, values in found.items()}
+    drops["vllm - static"] = interval(np.subtract(found["vllm"], found["static"]))
     for name, (low, high) in drops.items():
-        print(f"{name}: sharper than {base:.2f} by [{low:+.2f}, {high:+.2f}] nats an answer")
+        print(f"{name}: sharper by [{low:+.3f}, {high:+.3f}] of {spread(base):.2f} nats an answer")
     assert drops["static"][0] > 0 and drops["vllm"][0] > 0, "both sharpen"
     assert drops["vllm - static"][0] < 0 < drops["vllm - static"][1], "and as much"
     width = drops["vllm - static"][1] - drops["vllm - static"][0]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from . import published
-from .figures import ROW_COLUMNS, TINT, checked, gain_of, reference_of, root_of
+from .figures import TINT, checked, root_of
+from .figures_scores import ROW_COLUMNS, gain_of, reference_of
 from .provenance import write_text
 
 PAPER_METRICS = ["pass@1", "pass@8", "pass@32", "AVG"]

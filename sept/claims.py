@@ -57,7 +57,7 @@ def claims_table(folder: str | Path) -> list[dict[str, Any]]:
         found += path.is_file()
         value, low, high = recorded.get(claim.name, (None, None, None))
         decided = verdict(claim.rule, claim.threshold, low, high) if low is not None else "not measured"
-        row = {"claim": claim.name, "text": claim.text, "statistic": claim.statistic}
+        row: dict[str, Any] = {"claim": claim.name, "text": claim.text, "statistic": claim.statistic}
         row |= {"rule": f"{claim.rule} {claim.threshold:g}", "rule_first": claim.first}
         row |= {"published": claim.published, "source": claim.source, "value": value, "lo": low, "hi": high}
         rows.append(row | {"verdict": decided, "notebook": claim.notebook})

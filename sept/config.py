@@ -28,9 +28,14 @@ def notice(line: str) -> None:
     logging.getLogger("sept").warning(line)
 
 
+def shipped_text(name: str) -> str:
+    """A file of `sept/data`."""
+    return (files("sept") / "data" / name).read_text(encoding="utf-8")
+
+
 def shipped(name: str) -> dict[str, Any]:
     """A TOML file of `sept/data`."""
-    return tomllib.loads((files("sept") / "data" / name).read_text(encoding="utf-8"))
+    return tomllib.loads(shipped_text(name))
 
 
 OBJECTIVES = ("nll", "entropy", "grpo")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .config import shipped_text
 from .toy import AUTHOR_SHARES, BOS, EOS, PAD, ROTATION, VOCABULARY, build_tokenizer, draw, write_document
 
 _POOL = 16
@@ -177,53 +179,30 @@ def pretrain(
     return model.eval(), tokenizer, log
 
 
-def write_card(folder: Path, base: str, log: list[dict[str, float]], questions: int = 32) -> None:
+def write_card(folder: Path, base: str, log: list[dict[str, float]]) -> None:
     """Write README.md beside a rebuilt base: recipe, seed, loss, and its own temperature sweep on dev."""
-    import dataclasses
-    import json
-
     from .evaluation import evaluate, family_means, question_scores
     from .policy import load_policy
     from .problems import load_problems
     from .sampling import make_sampler
 
     policy = load_policy(str(folder))
-    sampler, problems = make_sampler(policy), load_problems(f"toy:dev:{questions}")
+    sampler, problems = make_sampler(policy), load_problems("toy:dev:32")
     rows = []
     for tau in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6):
         scores = question_scores(evaluate(policy, sampler, problems, tau, 32), greedy=tau == 0)
-        means = 100 * family_means(scores)
-        cells = " | ".join(f"{means[m]:.1f}" for m in ("pass@1", "pass@8", "pass@32", "AVG"))
+        cells = " | ".join(f"{100 * mean:.1f}" for mean in family_means(scores))
         rows.append(f"| {tau} | {cells} |")
-    size, start = sum(p.numel() for p in policy.model.parameters()), RECIPES[base].start
-    recipe = json.dumps(dataclasses.asdict(RECIPES[base]), indent=1)
+    recipe, description = RECIPES[base], DESCRIPTIONS[base]
     ends = {int(row["stage"]): row["loss"] for row in log}
     losses = ", ".join(f"{loss:.3f} after stage {stage + 1}" for stage, loss in ends.items())
-    text = f"""---
-license: apache-2.0
-library_name: transformers
----
-# Base {base} of sept's embedded world
-
-{DESCRIPTIONS[base][0].upper() + DESCRIPTIONS[base][1:]}.
-A Qwen2 model of {size:,} parameters over {len(VOCABULARY)} character tokens that writes out additions
-and subtractions of 3 to 5 digits, reverses and sorts digits.
-It was made from {f"base {start}" if start else "nothing"} by `sept pretrain --base {base}` on generated
-documents; it knows nothing else.
-
-Training loss (nats per response token, running mean): {losses}. Seed {RECIPES[base].seed}.
-
-Temperature sweep: {len(problems.items)} dev questions, six families, 32 samples each; percent, unweighted
-mean over families (one greedy answer at 0, so all pass@k are equal there).
-
-| T | pass@1 | pass@8 | pass@32 | AVG |
-|---|---|---|---|---|
-{chr(10).join(rows)}
-
-Recipe (`sept.pretrain.RECIPES["{base}"]`):
-
-```json
-{recipe}
-```
-"""
+    shown: dict[str, Any] = {
+        "base": base,
+        "description": description[0].upper() + description[1:],
+        "losses": losses,
+    }
+    shown |= {"size": sum(p.numel() for p in policy.model.parameters()), "characters": len(VOCABULARY)}
+    shown |= {"start": f"base {recipe.start}" if recipe.start else "nothing", "recipe": recipe}
+    shown |= {"questions": len(problems.items), "rows": "\n".join(rows)}
+    text = shipped_text("base_card.md").format(**shown, settings=json.dumps(asdict(recipe), indent=1))
     Path(folder, "README.md").write_text(text)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .config import shipped_text
-from .toy import AUTHOR_SHARES, BOS, EOS, PAD, ROTATION, VOCABULARY, build_tokenizer, draw, write_document
+from .toy import AUTHOR_SHARES, BOS, EOS, ROTATION, VOCABULARY, build_tokenizer, draw, write_document
 
 _POOL = 16
 
@@ -72,16 +73,11 @@ def documents(stage: Stage, seed: int) -> Iterator[tuple[str, str]]:
         return write_document(family, draw("corpus", family, rng), rate, rng)
 
     if stage.documents == 0:
-        index = 0
-        while True:
-            yield write(index)
-            index += 1
+        yield from map(write, count())
     corpus = [write(i) for i in range(stage.documents)]
-    epoch = 0
-    while True:
+    for epoch in count():
         for i in np.random.default_rng([seed, 11, epoch]).permutation(len(corpus)):
             yield corpus[i]
-        epoch += 1
 
 
 def build_model(recipe: Recipe) -> Any:
@@ -89,20 +85,11 @@ def build_model(recipe: Recipe) -> Any:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    config = Qwen2Config(
-        vocab_size=len(VOCABULARY),
-        hidden_size=recipe.hidden,
-        intermediate_size=recipe.mlp,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.kv_heads,
-        max_position_embeddings=128,
-        tie_word_embeddings=True,
-        pad_token_id=VOCABULARY.index(PAD),
-        bos_token_id=VOCABULARY.index(BOS),
-        eos_token_id=VOCABULARY.index(EOS),
-        initializer_range=0.05,
-    )
+    special = {f"{name}_token_id": VOCABULARY.index(f"<{name}>") for name in ("pad", "bos", "eos")}
+    size = {"hidden_size": recipe.hidden, "intermediate_size": recipe.mlp, "vocab_size": len(VOCABULARY)}
+    size |= {"num_hidden_layers": recipe.layers, "num_attention_heads": recipe.heads}
+    size |= {"num_key_value_heads": recipe.kv_heads, "max_position_embeddings": 128}
+    config = Qwen2Config(**size, **special, tie_word_embeddings=True, initializer_range=0.05)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         return Qwen2ForCausalLM(config).float()
@@ -118,15 +105,15 @@ def pretrain(
     loss) is called now and then.
     """
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
     from .policy import load_policy
 
     tokenizer = build_tokenizer()
     model = load_policy(recipe.start).model if recipe.start else build_model(recipe)
     index = {token: i for i, token in enumerate(VOCABULARY)}
-    total = sum(stage.tokens for stage in recipe.stages)
+    total, done_before = sum(stage.tokens for stage in recipe.stages), 0
     log: list[dict[str, float]] = []
-    done_before = 0
     model.train()
     for number, stage in enumerate(recipe.stages):
         optimizer = torch.optim.AdamW(model.parameters(), lr=stage.lr, betas=(0.9, 0.95), weight_decay=0.01)
@@ -148,22 +135,14 @@ def pretrain(
                 pool = [rows[i : i + recipe.batch] for i in range(0, len(rows), recipe.batch)]
                 pool = [pool[i] for i in order.permutation(len(pool))]
             rows = pool.pop()
-            width = max(len(p) + len(r) for p, r in rows)
-            ids = torch.zeros(len(rows), width, dtype=torch.long)  # 0 is <pad>
-            labels = torch.zeros_like(ids)
-            for i, (p, r) in enumerate(rows):
-                ids[i, : len(p) + len(r)] = torch.tensor(p + r)
-                labels[i, len(p) : len(p) + len(r)] = torch.tensor(r)
-            progress = seen / stage.tokens
-            factor = min(1.0, (step + 1) / 50) * (0.55 + 0.45 * np.cos(np.pi * progress))
-            for group in optimizer.param_groups:
-                group["lr"] = stage.lr * factor
+            ids = pad_sequence([torch.tensor(p + r) for p, r in rows], batch_first=True)  # 0 is <pad>
+            labels = pad_sequence([torch.tensor([0] * len(p) + r) for p, r in rows], batch_first=True)
+            factor = min(1.0, (step + 1) / 50) * (0.55 + 0.45 * np.cos(np.pi * seen / stage.tokens))
+            optimizer.param_groups[0]["lr"] = stage.lr * factor
             # Right padding needs no mask: attention is causal and padded labels are ignored.
             logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-            loss = torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=0, reduction="sum"
-            )
-            loss = loss / divisor
+            wanted, how = labels[:, 1:].flatten(), {"ignore_index": 0, "reduction": "sum"}
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted, **how) / divisor
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -8,9 +8,8 @@ import json
 import logging
 import math
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -127,39 +126,49 @@ class Config:
     """Rounds between measurements of the margins at fixed prefixes; 0: none. Changes nothing else."""
 
     def __post_init__(self) -> None:
-        nulls = {"tau_t": ", or null to tie it to tau_s", "refresh_every": ", or null for never"}
+        def need(ok: bool, field: str, remedy: str) -> None:
+            if not ok:
+                raise SeptError(f"{field} = {getattr(self, field)!r}: {remedy}")
 
-        def need(field: str, fits: Callable[[Any], bool], remedy: str) -> None:
+        for field, choices in (
+            ("objective", OBJECTIVES),
+            ("loss_normalisation", NORMALISATIONS),
+            ("tau_s_schedule", SCHEDULES),
+            ("lr_schedule", ("constant", "cosine")),
+            ("append_eos", (False, True)),
+        ):
+            need(getattr(self, field) in choices, field, f"choose one of {', '.join(map(str, choices))}")
+        for field in ("tau_s", "tau_s_end", "lr", "eps"):
             value = getattr(self, field)
-            if not fits(value) and not (value is None and field in nulls):
-                raise SeptError(f"{field} = {value!r}: {remedy}{nulls.get(field, '')}")
-
-        choices: dict[str, tuple] = {
-            "objective": OBJECTIVES,
-            "loss_normalisation": NORMALISATIONS,
-            "tau_s_schedule": SCHEDULES,
-            "lr_schedule": ("constant", "cosine"),
-            "append_eos": (False, True),
-        }
-        for field, known in choices.items():
-            need(field, known.__contains__, f"choose one of {', '.join(map(str, known))}")
-        numbers: tuple[tuple[str, Callable[[float], bool], str], ...] = (
-            ("tau_s tau_s_end tau_t lr eps", lambda x: x > 0, "must be a finite number above 0"),
-            ("beta1 beta2", lambda x: 0 <= x < 1, "must be at least 0 and below 1"),
-            ("weight_decay grad_clip", lambda x: x >= 0, "must be a finite number of at least 0"),
-            ("clip", lambda x: 0 < x < 1, "must lie between 0 and 1"),
-            ("anneal_share", lambda x: 0 < x <= 1, "must lie above 0 and be at most 1"),
+            need(_number(value) and value > 0, field, "must be a finite number above 0")
+        need(
+            self.tau_t is None or (_number(self.tau_t) and self.tau_t > 0),
+            "tau_t",
+            "must be a finite number above 0, or null to tie it to tau_s",
         )
-        for fields, inside, remedy in numbers:
-            for field in fields.split():
-                need(field, lambda x, inside=inside: _number(x) and inside(x), remedy)
-        counts = {
-            "G rounds questions mini_batch mu micro_batch max_new_tokens save_every refresh_every": 1,
-            "warmup lora_rank eval_every margins_every seed": 0,
-        }
-        for fields, low in counts.items():
-            for field in fields.split():
-                need(field, partial(_integer, low=low), f"must be an integer of at least {low}")
+        for field in ("G", "rounds", "questions", "mini_batch", "mu", "micro_batch"):
+            need(_integer(getattr(self, field), 1), field, "must be an integer of at least 1")
+        for field in ("max_new_tokens", "save_every"):
+            need(_integer(getattr(self, field), 1), field, "must be an integer of at least 1")
+        for field in ("warmup", "lora_rank", "eval_every", "margins_every", "seed"):
+            need(_integer(getattr(self, field), 0), field, "must be an integer of at least 0")
+        need(
+            self.refresh_every is None or _integer(self.refresh_every, 1),
+            "refresh_every",
+            "must be an integer of at least 1, or null for never",
+        )
+        for field in ("beta1", "beta2"):
+            value = getattr(self, field)
+            need(_number(value) and 0 <= value < 1, field, "must be at least 0 and below 1")
+        for field in ("weight_decay", "grad_clip"):
+            value = getattr(self, field)
+            need(_number(value) and value >= 0, field, "must be a finite number of at least 0")
+        need(_number(self.clip) and 0 < self.clip < 1, "clip", "must lie between 0 and 1")
+        need(
+            _number(self.anneal_share) and 0 < self.anneal_share <= 1,
+            "anneal_share",
+            "must lie above 0 and be at most 1",
+        )
         if self.questions % self.mini_batch:
             raise SeptError(
                 f"questions = {self.questions} and mini_batch = {self.mini_batch}: "
@@ -204,8 +213,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "sept-annealed": {"tau_s_schedule": "linear"},
     "offline": {"refresh_every": None},
     # The authors' offline trainer: cosine decay, one step per round, cut answers closed; see RESULTS.md.
-    "offline-sft": {"refresh_every": None, "mini_batch": 128, "lr_schedule": "cosine"}
-    | {"beta2": 0.95, "append_eos": True},
+    "offline-sft": {
+        "refresh_every": None,
+        "mini_batch": 128,
+        "lr_schedule": "cosine",
+        "beta2": 0.95,
+        "append_eos": True,
+    },
     "coupled": {"tau_s": 1.0},
     "coupled-tau_s": {"tau_t": None},
     "coupled-annealed": {"tau_t": None, "tau_s_schedule": "linear"},

@@ -159,9 +159,13 @@ def write_document(
     if not family.startswith("sub"):  # what is left over in the highest column belongs to the answer
         number = str(columns[-1][3]) + number
     answer = str(int(number))
-    whole = [f"{x}{y}{c}={high}{low}" for x, y, c, high, low in columns]
-    work = {">": whole, "~": [column.split("=")[1] for column in whole], "!": []}[style]
-    return prompt, f"{style}{';'.join(work)}#{answer}"
+    if style == ">":
+        work = ";".join(f"{x}{y}{c}={high}{low}" for x, y, c, high, low in columns)
+    elif style == "~":
+        work = ";".join(f"{high}{low}" for *_, high, low in columns)
+    else:
+        work = ""
+    return prompt, f"{style}{work}#{answer}"
 
 
 def build_tokenizer() -> Any:

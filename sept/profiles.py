@@ -98,7 +98,7 @@ class Profile:
 
 
 PROFILES = {
-    name: Profile(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    name: Profile(**fields | {k: tuple(v) for k, v in fields.items() if isinstance(v, list)})
     for name, fields in shipped("profiles.toml").items()
 }
 

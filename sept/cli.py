@@ -319,21 +319,23 @@ def general(
     """General abilities before and after training, with lm-evaluation-harness (Table 3)."""
     import torch
 
-    from .general import TABLE_3, compare
+    from .general import compare
+    from .published import TABLE_3_TASKS
 
     _set_up(threads, json_)
     if dtype not in ("float32", "bfloat16"):
         raise SeptError(f"dtype {dtype!r}: choose float32 or bfloat16")
-    names = tasks.split(",") if tasks else [*TABLE_3]
+    names = tasks.split(",") if tasks else [*TABLE_3_TASKS]
     loading = {"device": device, "dtype": getattr(torch, dtype), "trust_remote_code": trust_remote_code}
     result = compare(model or "H", trained, names, limit, batch, template, **loading)
     for row in result["rows"]:
         if row["group"]:  # parts of a group are in the table
             continue
-        spans = [
-            f"{row[c]:+7.1f} [{row[c + '_lo']:.1f}, {row[c + '_hi']:.1f}]" for c in ("trained", "delta")
-        ]
-        print(f"{row['task']:<26}{row['metric']:<26}{row['base']:6.1f} ->{spans[0][1:]:<24}{spans[1]}")
+        after, delta = (f"[{row[c + '_lo']:.1f}, {row[c + '_hi']:.1f}]" for c in ("trained", "delta"))
+        print(
+            f"{row['task']:<26}{row['metric']:<26}{row['base']:6.1f} -> {row['trained']:.1f} {after:<16}"
+            f"{row['delta']:+7.1f} {delta}{'' if row['paired'] else ' unpaired'}"
+        )
     if table is not None:
         import pandas as pd
 

@@ -11,6 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,17 @@ from .experiments import Run, note_cost, results_dir, run_folder
 from .policy import Policy, load_policy
 from .provenance import environment, write_json, write_text
 
-TABLE_3 = tuple(f"leaderboard_{name}" for name in ("ifeval", "bbh", "gpqa", "musr", "mmlu_pro"))
-"""The paper names neither variants nor shots nor metrics. These are the Open LLM Leaderboard's five of the same
-names, as the harness defines them."""
-HEADLINE = ("acc_norm", "acc", "exact_match", "prompt_level_strict_acc")
-"""The first of these that a task has stands for it where one number is wanted."""
 LOCAL = Path(__file__).parent / "data" / "general"
 """Tasks of the embedded world, `toy` for short: a folder of task files like any other."""
 NUMBER = (int, float, np.number)
+
+
+@lru_cache(maxsize=4)
+def _manager(folders: tuple[Path, ...], defaults: bool) -> Any:
+    """An index of task files, which takes seconds to make where the harness's own are part of it."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=[*folders], include_defaults=defaults)
 
 
 def find_tasks(names: Sequence[str]) -> Any:
@@ -39,18 +43,18 @@ def find_tasks(names: Sequence[str]) -> Any:
     A name is one of the harness's, a task file, or a folder of them (its groups, or its tasks if it has none).
     """
     try:
-        from lm_eval.tasks import TaskManager
+        import lm_eval.tasks  # noqa: F401
     except ImportError:
         raise SeptError("general tasks need lm-eval: pip install -c constraints.txt '.[eval]'") from None
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it remarks on what is done on purpose here
     places = [LOCAL if name == "toy" else Path(name) for name in names]
     folders = [p if p.is_dir() else p.parent for p in places if p.exists()]
-    manager = TaskManager(include_path=[*folders], include_defaults=len(folders) < len(names))
+    manager = _manager((*folders,), len(folders) < len(names))
     specs: list[str] = []
     for name, place in zip(names, places, strict=True):
         found = [name] if place.is_file() or name in manager.all_tasks else []
         if place.is_dir():
-            own = TaskManager(include_path=place, include_defaults=False)
+            own = _manager((place,), False)
             found = own.all_groups or own.all_subtasks
         if not found:
             close = difflib.get_close_matches(name, manager.all_tasks, 1)
@@ -187,7 +191,7 @@ def stored(run: Run, tasks: Sequence[str], limit: int | None) -> pd.DataFrame:
         write_text(path.with_name("seconds"), f"{time.monotonic() - started:.1f}")
         write_text(path, pd.DataFrame(result["rows"]).to_csv(index=False))
     note_cost([path.parent])
-    return pd.read_csv(path, keep_default_na=False, na_values={"delta_lo": "", "delta_hi": ""})
+    return pd.read_csv(path)
 
 
 def rows_of(base: dict[str, Any], trained: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -203,11 +207,9 @@ def rows_of(base: dict[str, Any], trained: dict[str, Any]) -> Iterator[dict[str,
         group = next((g for g, own in parts.items() if name in own and _metrics(base["results"][g])), "")
         for key in _metrics(values):
             both = [float(r["results"][name][key]) for r in (base, trained)]
-            tables = [
-                _matching(a[(a["metric"] == key) & a["family"].isin(_leaves(name, parts))], v)
-                for a, v in zip(answers, both, strict=True)
-            ]
-            paired = all(len(t) for t in tables)
+            own = [a[(a["metric"] == key) & a["family"].isin(_leaves(name, parts))] for a in answers]
+            tables = _meant(own, both)
+            paired = bool(tables)
             if paired:
                 tables.append(difference(tables[1], tables[0]))
                 spans = [summarise([t]).loc["pass@1", ["value", "lo", "hi"]] / 100 for t in tables]
@@ -246,9 +248,11 @@ def _answers(results: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["id", "family", "metric", "pass@1"])
 
 
-def _matching(answers: pd.DataFrame, value: float) -> pd.DataFrame:
-    """The answers as one family or one per task, whichever has `value` as its mean; else none of them."""
-    for table in (answers.assign(family=""), answers):
-        if len(table) and abs(family_means(table)["pass@1"] - value) < 1e-9:
-            return table.reset_index(drop=True)
-    return answers.iloc[:0]
+def _meant(answers: list[pd.DataFrame], values: list[float]) -> list[pd.DataFrame]:
+    """Both tables of answers as one family or one per task, whichever has `values` as its means, or none."""
+    for whole in (True, False):
+        tables = [(a.assign(family="") if whole else a).reset_index(drop=True) for a in answers]
+        means = [family_means(t)["pass@1"] if len(t) else np.nan for t in tables]
+        if np.allclose(means, values, rtol=0, atol=1e-9):
+            return tables
+    return []

@@ -11,7 +11,7 @@ import torch
 from conftest import random_policy
 from test_cli import complaint, run  # noqa: F401
 
-from sept import general, toy
+from sept import general, published, toy
 from sept.config import SeptError
 from sept.evaluation import difference, summarise
 from sept.policy import load_policy, make_batch, response_logits, save_policy
@@ -66,10 +66,10 @@ def greedy(policy, prompt, limit):
 def pair(tmp_path_factory):
     """Two models of one padded vocabulary, their folder, and a folder of two tasks about the first."""
     root = tmp_path_factory.mktemp("pair")
-    base, other = (random_policy(rows=340, seed=seed) for seed in (0, 0))
+    base, other = (random_policy("llama", rows=340, seed=seed) for seed in (0, 0))
     with torch.no_grad():
         for weight in other.model.model.layers.parameters():
-            weight.add_(0.25 * weight.std() * torch.randn(weight.shape, generator=torch.manual_seed(1)))
+            weight.add_(0.6 * weight.std() * torch.randn(weight.shape, generator=torch.manual_seed(1)))
     for name, policy in (("base", base), ("trained", other)):
         policy.model.generation_config.eos_token_id = [2]
         save_policy(policy, root / name)
@@ -144,7 +144,7 @@ def test_log_likelihoods_are_the_policys(pair, name):
 def test_padding_is_never_written(pair, tmp_path):
     """A padded row that the model likes best is neither counted nor generated."""
     root, _ = pair
-    policy = random_policy(rows=340, tied=False)
+    policy = random_policy("llama", rows=340, tied=False)
     with torch.no_grad():
         head = policy.model.get_output_embeddings().weight
         head[320:] = 40 * head[3:23]
@@ -181,6 +181,7 @@ LEADERBOARD = {
 }
 
 
+@pytest.mark.slow
 def test_the_five_of_table_3_as_the_harness_defines_them(pair, tmp_path, monkeypatch):
     """Their own definitions on invented rows in their schema: shots, shuffles, metrics and groups run."""
     nltk = pytest.importorskip("nltk")
@@ -213,13 +214,11 @@ def test_the_five_of_table_3_as_the_harness_defines_them(pair, tmp_path, monkeyp
     assert (
         result["n-shot"]["leaderboard_mmlu_pro"] == 5 and result["n-shot"]["leaderboard_bbh_navigate"] == 3
     )
-    assert set(general.TABLE_3) >= {"leaderboard_ifeval", "leaderboard_mmlu_pro"}
+    assert set(published.TABLE_3_TASKS) >= {"leaderboard_ifeval", "leaderboard_mmlu_pro"}
 
 
 def test_the_names_of_table_3_are_known_to_the_harness_and_slips_are_told(run, tmp_path):  # noqa: F811
-    from lm_eval.tasks import TaskManager
-
-    assert set(general.TABLE_3) <= set(TaskManager().all_tasks)
+    assert set(published.TABLE_3_TASKS) <= set(general._manager((), True).all_tasks)
     for tasks, words in (
         ("leaderboard_musrr", ["did you mean leaderboard_musr"]),
         ("leaderboard_mmlu_pro", ["leaderboard_mmlu_pro", "network"]),
@@ -321,10 +320,9 @@ def test_choice_questions():
     for i, document in enumerate(documents):
         family = ("add3", "sub5", "rev")[i % 3]
         numbers = [int(n) for n in document["prompt"].strip("r:").replace("-", "+").split("+")]
-        true = {"add3": sum, "sub5": lambda n: n[0] - n[1]}.get(
-            family, lambda n: document["prompt"][4:0:-1]
-        )
-        assert document["answer"] == str(true(numbers))
+        reversed_ = document["prompt"][4:0:-1]
+        true = {"add3": sum(numbers), "sub5": numbers[0] - numbers[-1], "rev": reversed_}[family]
+        assert document["answer"] == str(true)
         operands = tuple(int(c) for c in document["prompt"][1:5]) if family == "rev" else tuple(numbers)
         assert toy.split_of(family, operands) == "test"
         right = [

@@ -27,11 +27,14 @@ out_dir = "figures/quick"  # str: where figures, tables and the headline numbers
 # %%
 from pathlib import Path
 
-from sept import experiments, figures, figures_general, general, profiles
+from sept import experiments, figures, figures_general, general, profiles, published
+from sept.policy import BASES
 from sept.provenance import environment, write_text
 
 scale = profiles.profile(profile)
 run = scale.runs("sept", 1)[0]
+tasks = ("toy",) if (BASES / scale.model).is_dir() else published.TABLE_3_TASKS
+limit = {"smoke": 16, "gpu": 100}.get(profile)  # questions per task; None: all
 provenance = {**environment(), "profile": profile, "config": scale.key(), "seeds": [run.seed]}
 figures.use_style()
 
@@ -43,7 +46,7 @@ figures.use_style()
 
 # %%
 experiments.compute([scale.score(run)], label="training")
-rows = general.stored(run, scale.general, scale.general_limit)
+rows = general.stored(run, tasks, limit)
 
 # %%
 shown = rows[rows["group"].isna()].drop(columns="group").set_index(["task", "metric"])
@@ -68,6 +71,6 @@ headline = {
     ]
     for (task, metric), row in shown.iterrows()
 }
-headline["limit"] = scale.general_limit
+headline["limit"] = limit
 experiments.record(out_dir, "15_table_3_general", headline)
 headline

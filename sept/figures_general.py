@@ -30,6 +30,8 @@ def figure_general(table: pd.DataFrame, measured: str = "embedded base") -> Figu
         )
     fig = new_figure(PAGE, 4.8)
     top, bottom = fig.subfigures(2, 1, squeeze=False).ravel()
+    if not rows["task"].str.startswith("leaderboard_").all():
+        measured += " (local tasks, not the paper's)"
     _draw_bars(titled(top, "measured", measured), pd.concat(parts), list(rows.sort_index()["metric"]))
     printed = published.tables().query("table == 3").assign(metric=lambda t: t["benchmark"])
     printed["method"] = printed["method"].replace("Base", "Baseline")

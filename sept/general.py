@@ -37,6 +37,10 @@ def _manager(folders: tuple[Path, ...], defaults: bool) -> Any:
     return TaskManager(include_path=[*folders], include_defaults=defaults)
 
 
+def _place(name: str) -> Path:
+    return LOCAL if name == "toy" else Path(name)
+
+
 def find_tasks(names: Sequence[str]) -> Any:
     """The harness's tasks with their data, as its `evaluate` takes them, always with the same random choices.
 
@@ -47,7 +51,7 @@ def find_tasks(names: Sequence[str]) -> Any:
     except ImportError:
         raise SeptError("general tasks need lm-eval: pip install -c constraints.txt '.[eval]'") from None
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it remarks on what is done on purpose here
-    places = [LOCAL if name == "toy" else Path(name) for name in names]
+    places = [_place(name) for name in names]
     folders = [p if p.is_dir() else p.parent for p in places if p.exists()]
     manager = _manager((*folders,), len(folders) < len(names))
     specs: list[str] = []
@@ -182,7 +186,8 @@ def stored(run: Run, tasks: Sequence[str], limit: int | None) -> pd.DataFrame:
     """`rows_of` for a run of the results store and its base, computed once (the run must be finished)."""
     from importlib.metadata import version
 
-    key = [RESULTS_VERSION, run.key(), [*tasks], limit, version("lm-eval")]
+    files = [f for place in map(_place, tasks) for f in sorted([place, *place.glob("*")]) if f.is_file()]
+    key = [RESULTS_VERSION, run.key(), [*tasks], [f.read_text() for f in files], limit, version("lm-eval")]
     path = results_dir() / f"general-{digest(key)[:16]}" / "rows.csv"
     if not path.is_file():
         started = time.monotonic()

@@ -7,7 +7,6 @@ from typing import Any
 
 from .config import PRESETS, RESULTS_VERSION, SeptError, digest
 from .experiments import Run, Score
-from .published import TABLE_3_TASKS
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,6 @@ class Profile:
     """Training seeds for choosing learning rates, never reported."""
     rates: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4)
     """The grid of learning rates, the same for every arm."""
-    general: tuple[str, ...] = ("toy",)
-    """Tasks for lm-evaluation-harness (`sept.general`)."""
-    general_limit: int | None = None
-    """Questions of each of them at most."""
     notebooks: str = ""
     """Comma-separated beginnings of the notebooks that belong to it; empty: all."""
 
@@ -114,7 +109,6 @@ PROFILES = {
         other_tasks="toy:test:rev+sort:2",
         others=("E",),
         rounds_many=3,
-        general_limit=16,
         train_overrides={"rounds": 3, "warmup": 0, "questions": 16, "mini_batch": 8},
         rates=(1e-4, 3e-4),
     ),
@@ -143,8 +137,6 @@ PROFILES = {
         others=("Qwen/Qwen2.5-1.5B-Instruct",),
         rounds_many=None,
         rates=(3e-7, 1e-6, 3e-6),
-        general=TABLE_3_TASKS,
-        general_limit=100,
         max_new_tokens=1024,
         train_overrides={"rounds": 50, "lr": 1e-6, "micro_batch": 4, "gradient_checkpointing": True},
     ),
@@ -165,7 +157,6 @@ PROFILES = {
         ),
         rounds_many=None,
         rates=(3e-8, 1e-7, 3e-7),
-        general=TABLE_3_TASKS,
         max_new_tokens=3072,
         train_overrides={
             "rounds": 942,

@@ -130,14 +130,14 @@ def test_log_likelihoods_are_the_policys(pair, name):
     model = str(root / "base") if name == "base" else "H"
     results = general.ask(f"{model}:plain", tasks, 6, 7)
     policy = load_policy(model)
-    samples = results["samples"]["choice" if name == "base" else "toy_choice"]
+    samples = results["samples"]["choice" if name == "base" else "toy_choose_derivation"]
     assert len(samples) == 6
     for sample in samples:
         for (context, text), ((value, _),) in zip(sample["arguments"], sample["resps"], strict=True):
             text = text if name == "H" else text.strip()
             assert value == pytest.approx(log_likelihood(policy, context, text), abs=1e-4)
     if name == "H":
-        for sample in results["samples"]["toy_answer_other"]:
+        for sample in results["samples"]["toy_write_rev_sort"]:
             assert sample["resps"] == [[greedy(policy, sample["doc"]["prompt"], 56)]]
 
 

@@ -123,17 +123,18 @@ PROFILES = {
     "laptop": Profile(
         seeds=(100, 101, 102, 103, 104), temperatures=_TENTHS, others_temperatures=_TENTHS[::2]
     ),
-    # The same notebooks on a hub model and on problem files of your own (columns prompt and answer).
+    # The same notebooks on a hub model and data sets of the hub (docs/real-models.md).
     "gpu": Profile(
         seeds=(100,),
         temperatures=(0.0, 0.3, 0.6, 1.0),
-        model="Qwen/Qwen2.5-Math-1.5B",
-        test="problems/test.jsonl",
-        dev="problems/dev.jsonl",
-        train="problems/train.jsonl",
-        other_train="problems/other_train.jsonl",
-        curve="problems/test.jsonl",
+        model="Qwen/Qwen2.5-Math-1.5B:qwen_base_and_math",
+        test="math500:100:parity",
+        dev="amc23:parity",
+        train="deepscaler:parity",
+        other_train="openthoughts-math:parity",
+        curve="amc23:parity",
         other_tasks="problems/other_tasks.jsonl",
+        notebooks="00,02,03,15",
         others=("Qwen/Qwen2.5-1.5B-Instruct",),
         rounds_many=None,
         rates=(3e-7, 1e-6, 3e-6),
@@ -143,12 +144,12 @@ PROFILES = {
     "paper": Profile(
         seeds=(100,),
         temperatures=_TENTHS,
-        model="Qwen/Qwen2.5-Math-7B",
-        test="problems/test.jsonl",
-        dev="problems/dev.jsonl",
-        train="problems/train.jsonl",
-        other_train="problems/other_train.jsonl",
-        curve="problems/test.jsonl",
+        model="Qwen/Qwen2.5-Math-7B:qwen_base_and_math",
+        test="math500+amc23+minerva+olympiad+aime24+aime25:parity",
+        dev="gsm8k:200:parity",
+        train="deepscaler:parity",
+        other_train="openthoughts-math:parity",
+        curve="amc23:parity",
         other_tasks="problems/other_tasks.jsonl",
         others=(
             "Qwen/Qwen2.5-7B-Instruct",

@@ -141,6 +141,23 @@ def test_log_likelihoods_are_the_policys(pair, name):
             assert sample["resps"] == [[greedy(policy, sample["doc"]["prompt"], 56)]]
 
 
+def test_it_computes_in_the_policys_precision(pair):
+    """bfloat16 products of float32 weights, as on a GPU; probabilities in float32 all the same."""
+    root, rows = pair
+    policy = load_policy(str(root / "base"))
+    exact = [log_likelihood(policy, r["prompt"], r["choices"][0]) for r in rows]
+    policy.compute = torch.bfloat16
+    model = general.harness_model(policy, 1)
+    tasks = [
+        (None, *(policy.tokenizer(t)["input_ids"] for t in (r["prompt"], r["choices"][0]))) for r in rows
+    ]
+    found = [value for value, _ in model._loglikelihood_tokens(tasks, disable_tqdm=True)]
+    with policy.autocast():
+        lower = [log_likelihood(policy, r["prompt"], r["choices"][0]) for r in rows]
+    assert found == pytest.approx(lower, abs=1e-3)
+    assert np.abs(np.subtract(found, exact)).max() > 0.01
+
+
 def test_padding_is_never_written(pair, tmp_path):
     """A padded row that the model likes best is neither counted nor generated."""
     root, _ = pair

@@ -221,7 +221,9 @@ def rows_of(base: dict[str, Any], trained: dict[str, Any]) -> Iterator[dict[str,
             else:
                 given = [r["results"][name].get(key.replace(",", "_stderr,")) for r in (base, trained)]
                 errors = [e if isinstance(e, float) else np.nan for e in given]
-                known = zip([*both, both[1] - both[0]], [*errors, np.hypot(*errors)], strict=True)
+                known = zip(
+                    [*both, both[1] - both[0]], [*errors, np.hypot(errors[0], errors[1])], strict=True
+                )
                 spans = [(m, m - 1.96 * e, m + 1.96 * e) for m, e in known]
             unit = 100 if all(0 <= v <= 1 for v in both) else 1
             row = {"task": name, "group": group, "metric": key.removesuffix(",none")}

@@ -297,6 +297,56 @@ def evaluate_(
 
 
 @app.command()
+def general(
+    trained: Annotated[str, typer.Option(help="What was trained from --model: folder or hub id.")],
+    model: Model = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Tasks of lm-eval, task files or folders, with commas; toy; default: Table 3's five."
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Questions per task, for a first look.")] = None,
+    batch: Annotated[int, typer.Option(help="Sequences side by side.")] = 8,
+    template: Annotated[str, typer.Option(help="plain or chat, for both models.")] = "plain",
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    trust_remote_code: Remote = False,
+    threads: Threads = 1,
+    table: Annotated[Path | None, typer.Option(help="Write every task and metric here as CSV.")] = None,
+    json_: Json = None,
+) -> None:
+    """General abilities before and after training, with lm-evaluation-harness (Table 3)."""
+    import torch
+
+    from .general import compare
+    from .published import TABLE_3_TASKS
+
+    _set_up(threads, json_)
+    if dtype not in ("float32", "bfloat16"):
+        raise SeptError(f"dtype {dtype!r}: choose float32 or bfloat16")
+    names = tasks.split(",") if tasks else [*TABLE_3_TASKS]
+    loading = {"device": device, "dtype": getattr(torch, dtype), "trust_remote_code": trust_remote_code}
+    result = compare(model or "H", trained, names, limit, batch, template, **loading)
+    for row in result["rows"]:
+        if row["group"]:  # parts of a group are in the table
+            continue
+        after, delta = (f"[{row[c + '_lo']:.1f}, {row[c + '_hi']:.1f}]" for c in ("trained", "delta"))
+        print(
+            f"{row['task']:<26}{row['metric']:<26}{row['base']:6.1f} -> {row['trained']:.1f} {after:<16}"
+            f"{row['delta']:+7.1f} {delta}{'' if row['paired'] else ' unpaired'}"
+        )
+    if table is not None:
+        import pandas as pd
+
+        from .provenance import write_text
+
+        write_text(table, pd.DataFrame(result["rows"]).to_csv(index=False))
+        print(f"wrote {table}")
+    _write(json_, result)
+
+
+@app.command()
 def sweep(
     model: Model = None,
     preset_: PresetName = None,

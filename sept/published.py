@@ -20,6 +20,10 @@ BENCHMARKS = ("MATH-500", "AMC-23", "Minerva", "Olympiad", "AIME-24", "AIME-25")
 # Questions behind each score. The Olympiad file has 675; two prompts exceed the length limit.
 N_SCORED = {"MATH-500": 500, "AMC-23": 40, "Minerva": 272, "Olympiad": 673, "AIME-24": 30, "AIME-25": 30}
 
+TABLE_3_TASKS = tuple(f"leaderboard_{name}" for name in ("ifeval", "bbh", "gpqa", "musr", "mmlu_pro"))
+"""Table 3's tasks for lm-evaluation-harness. The paper names neither variants nor shots nor metrics; these are
+the Open LLM Leaderboard's five of the same names, as the harness defines them."""
+
 _UNTRAINED = ("Baseline", "Base")
 
 

@@ -21,6 +21,7 @@ from test_sampling import chi_square_p
 
 from sept import sampling_vllm
 from sept.config import SeptError, preset
+from sept.experiments import Run, Score, compute, counts
 from sept.loop import StaleSamplerError, train
 from sept.objectives import entropy, token_log_probs
 from sept.policy import Policy, load_policy, make_batch, response_logits, save_policy
@@ -454,6 +455,16 @@ def test_the_command_evaluates_and_sweeps_with_it(wide, tmp_path):
     assert greedy[0] == greedy[1], "greedy answers are the same"
     a, b = (row["pass@1"] for row in drawn)
     assert a["lo"] <= b["value"] <= a["hi"] and b["lo"] <= a["value"] <= b["hi"]
+
+
+def test_the_results_store_trains_and_scores_with_it(wide):
+    """The score after the last round, by the engine that trains, is the score of the last weights."""
+    tiny = (("mini_batch", 4), ("questions", 8), ("rounds", 2), ("warmup", 0))
+    engine = "vllm:kv_cache_memory_bytes=268435456"
+    run = Run(str(wide), "sept", 7, overrides=tiny, engine=engine)
+    way, last = (Score(run, "toy:dev:2", 1.0, 8, at=at, engine=engine) for at in (2, None))
+    compute([way, last], workers=1)
+    assert counts(way).equals(counts(last)) and counts(last)["n"].tolist() == [8] * 12
 
 
 def test_two_tensor_parallel_ranks(tmp_path):

@@ -69,7 +69,7 @@ class Score:
         """Content address."""
         model = self.model.key() if isinstance(self.model, Run) else _model_hash(self.model)
         set_hash = _set_hash(self.problems)
-        drawn = [self.tau, self.n, self.seed, self.max_new_tokens]
+        drawn: list[Any] = [self.tau, self.n, self.seed, self.max_new_tokens]
         drawn += [] if self.at is None else [self.at]
         drawn += _own_draws(self.engine)
         return digest([RESULTS_VERSION, model, set_hash, *drawn])[:16]
@@ -317,8 +317,8 @@ def _pass_over(run: Run, points: list[Score], folder: Path) -> None:
         if done % 5 == 1:
             write_text(progress, f"{done}/{run.config().rounds}")
         for score in (s for s in points if s.at == done and not score_file(s).is_file()):
-            current = shared is not None and shared.version == policy.version
-            _measure(score, policy, shared if current else make_sampler(policy))
+            current = shared if shared and shared.version == policy.version else make_sampler(policy)
+            _measure(score, policy, current)
         measuring += time.monotonic() - begun
 
     train(

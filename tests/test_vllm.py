@@ -274,13 +274,13 @@ def test_the_canary_catches_what_a_refresh_left_out(what, lent):
 
 
 @one_kind
-def test_a_training_stops_at_a_refresh_that_did_nothing(lent, tmp_path, monkeypatch):
+def test_a_training_stops_at_a_refresh_that_did_nothing(lent, tmp_path):
     policy, engine = small_policy(seed=1), lent
     words = tuple(Problem(str(i), "words", f"w{i} w{i + 3} w{2 * i}", "w9") for i in range(24))
     engine.refresh(policy)
-    monkeypatch.setattr(engine.llm, "collective_rpc", lambda *a, **k: None)
     config = preset("sept", rounds=3, warmup=0, questions=8, mini_batch=4, max_new_tokens=12, lr=1e-3)
-    with pytest.raises(StaleSamplerError, match="weights version 2"):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StaleSamplerError, match="weights version 2"):
+        patch.setattr(engine.llm, "collective_rpc", lambda *a, **k: None)
         train(config, policy, ProblemSet("words", words), tmp_path / "run", sampler=engine)
 
 

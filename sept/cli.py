@@ -508,7 +508,10 @@ def theorem(
     table: Annotated[Path | None, typer.Option(help="Write one row per prefix here as CSV.")] = None,
     json_: Json = None,
 ) -> None:
-    """Theorem 1 on a language model, or (--exact) every statement of the paper on a tabular policy."""
+    """Theorem 1 on a language model, or (--exact) every statement of the paper on a tabular policy.
+
+    It needs all logits, so a built-in engine draws; vLLM has no part in it.
+    """
     if exact == (model is not None):
         raise SeptError("theorem: give either --model ID_OR_PATH, or --exact for the check by enumeration")
     if exact:
@@ -584,13 +587,17 @@ def figures(
     out: Annotated[Path | None, typer.Option(help="Default: figures/PROFILE.")] = None,
     only: Annotated[str, typer.Option(help="Notebook numbers, as in 00,03.")] = "",
     redraw: Annotated[bool, typer.Option("--redraw", help="Draw again from the tables in --out.")] = False,
+    engine: Annotated[str, typer.Option(help="Default: auto; vllm in gpu and paper.")] = "",
 ) -> None:
     """Execute the notebooks and write every figure with its table."""
+    import os
     import time
 
     from .profiles import profile as find_profile
     from .runner import run_notebooks
 
+    if engine:
+        os.environ["SEPT_ENGINE"] = engine  # the notebooks' processes read it
     find_profile(profile)
     target = out or Path("figures") / profile
     started = time.monotonic()

@@ -7,7 +7,7 @@ of the weights). `sept train` itself uses one device. Bytes of a number: c = 2 i
     fixed        4 P / D weights, 8 T / D AdamW
     training     4 T / D gradients, activations, logits in chunks: 24 bytes each, head and its gradient 2 c V h
     activations  m = micro_batch x (prompt + max_new_tokens) tokens; one layer at work takes
-                 m (20 h + 10 i) bytes; the others 4 m h each if recomputed, else the same
+                 c m (10 h + 5 i) bytes; the others 4 m h each if recomputed, else the same
     sampling     c P sampler's weights; keys and values, 2 c layers kv_heads head_dim bytes a token, for as many
                  whole answers as fit. On a GPU the sampler (vLLM) gives all that back while the model trains;
                  the built-in engines keep their weights, which counts as fixed on a CPU
@@ -125,7 +125,7 @@ def memory(config: Config | None, shape: Shape, machine: Machine, prompt: int) -
     fixed = training = 0.0
     if config is not None:
         T, m = trained(shape, config.lora_rank), config.micro_batch * (prompt + config.max_new_tokens)
-        layer = m * (20 * shape.hidden + 10 * shape.intermediate)
+        layer = c * m * (10 * shape.hidden + 5 * shape.intermediate)
         kept = 4 * m * shape.hidden if config.gradient_checkpointing else layer
         parts = {"weights": 4 * P / D, "optimizer": 8 * T / D}
         fixed = sum(parts.values()) + (c == 4) * c * P

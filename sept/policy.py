@@ -215,9 +215,17 @@ def merged(model: Any) -> Any:
 
 def save_policy(policy: Policy, folder: Path, also: Callable[[Path], None] | None = None) -> None:
     """Write model and tokenizer in Hugging Face form, and what `also` adds, all of it or nothing."""
+    from transformers import GenerationConfig
+
     temporary = folder.with_name(folder.name + ".part")
     shutil.rmtree(temporary, ignore_errors=True)
-    merged(policy.model).save_pretrained(temporary, safe_serialization=True)
+    model = merged(policy.model)
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:  # many hub models' own contradicts itself (do_sample=False, temperature=0.6): it goes out as it came
+        model.save_pretrained(temporary, safe_serialization=True)
+        own.to_json_file(temporary / "generation_config.json", keys_to_pop=["compile_config"])
+    finally:
+        model.generation_config = own
     policy.tokenizer.save_pretrained(temporary)
     if also is not None:
         also(temporary)

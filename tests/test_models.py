@@ -18,6 +18,7 @@ from sept.loop import train
 from sept.policy import load_policy, make_batch, output_layer, response_logits, save_policy
 from sept.problems import Problem, ProblemSet
 from sept.sampling import TransformersEngine, make_sampler
+from sept.sampling_vllm import VllmEngine
 
 KINDS = ("qwen2", "qwen3", "llama")
 TEMPLATE = (
@@ -361,6 +362,29 @@ def test_train_evaluate_sweep_export(kind, tied, tmp_path, monkeypatch, capsys):
     assert set(before) == set(model.state_dict()), "as plain as the base: no adapters, no new names"
     changed = [not torch.equal(v, before[k]) for k, v in model.state_dict().items() if "proj.weight" in k]
     assert len(changed) == 14 and all(changed)
+
+
+def test_a_contradictory_generation_config_goes_out_as_it_came(tmp_path):
+    """transformers loads it and refuses to save it; many hub models have one."""
+    base = checkpoint(tmp_path / "base")
+    file = base / "generation_config.json"
+    own = json.loads(file.read_text()) | {"do_sample": False, "temperature": 0.6, "length_penalty": 2.0}
+    file.write_text(json.dumps(own))
+    policy = load_policy(str(base))
+    train(preset("sept", **SMALL), policy, PROBLEMS, tmp_path / "run")
+    final = tmp_path / "run" / "final"
+    assert json.loads((final / "generation_config.json").read_text()) == own
+    assert policy.model.generation_config.temperature == 0.6, "the model in memory keeps it as well"
+    assert load_policy(str(final)).eos_ids == (2, 319)
+
+
+def test_heads_that_vllm_would_make_too_narrow_get_one_line():
+    """Its qwen2 never reads head_dim. Said before vLLM is even imported."""
+    policy = random_policy("qwen2")
+    policy.model.config.head_dim = 16
+    with pytest.raises(SeptError, match="head_dim 16.*use engine transformers") as error:
+        VllmEngine().refresh(policy)
+    assert "\n" not in str(error.value)
 
 
 def test_a_card_needs_a_model_of_ours(monkeypatch, capsys, tmp_path):

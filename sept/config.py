@@ -7,8 +7,10 @@ import hashlib
 import json
 import logging
 import math
+import tomllib
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 from typing import Any
 
 RESULTS_VERSION = 1
@@ -24,6 +26,11 @@ class SeptError(ValueError):
 def notice(line: str) -> None:
     """Tell the user something that is no mistake, on standard error, once per process."""
     logging.getLogger("sept").warning(line)
+
+
+def shipped(name: str) -> dict[str, Any]:
+    """A TOML file of `sept/data`."""
+    return tomllib.loads((files("sept") / "data" / name).read_text(encoding="utf-8"))
 
 
 OBJECTIVES = ("nll", "entropy", "grpo")

@@ -10,8 +10,9 @@ from test_cli import complaint, run  # noqa: F401  (a fixture)
 from test_models import checkpoint
 
 from sept import plan, published
-from sept.config import SeptError
-from sept.presets import ARMS, BENCHMARKS, RUNS, SHAPES, VARIANTS, find_preset, names
+from sept.config import PRESETS, SeptError, digest, preset
+from sept.presets import BENCHMARKS, SHAPES, VARIANTS, find_preset, names
+from sept.profiles import PROFILES
 
 MATH = "sept-qwen2.5-math-7b-dsr"
 
@@ -250,5 +251,10 @@ def test_a_preset_brings_its_template_with_its_model(run, tmp_path, monkeypatch)
     ]
 
 
-def test_the_arms_of_all_runs_are_known():
-    assert {arm for arm, _ in RUNS} == set(ARMS)
+def test_keys_are_the_recorded_ones():
+    """A changed key makes what was trained and measured under the old one unfindable."""
+    runs = {f"{n}:{v}": find_preset(f"{n}:{v}").config().key() for n in names()[:22] for v in VARIANTS}
+    arms = {arm: preset(arm).key() for arm in PRESETS}
+    scales = {name: profile.key() for name, profile in PROFILES.items()}
+    found = [digest(keys)[:12] for keys in (runs, arms, scales)]
+    assert found == ["fc837cfb8a48", "b503f1b62ebb", "6455ae42be5f"]

@@ -478,8 +478,9 @@ def theorem(
     from .policy import load_policy
 
     _set_up(threads, json_)
-    policy = load_policy(str(model))
+    policy = _load(str(model), "auto", "float32", False)
     questions, others = lm.question_sets(policy, prompts, seed)
+    described = _show_prompt(policy, questions)
     limit = max_new_tokens or (56 if questions.world == "toy" else 48)
     if trained is not None:
         report = lm.between(policy, load_policy(trained), questions, tau_s, tau_t, seed, limit)
@@ -518,7 +519,7 @@ def theorem(
 
         parts = [t.assign(questions=name) for name, t in tables.items()]
         write_text(table, pd.concat(parts).to_csv(index=False) if parts else "")
-    _write(json_, {**report, "revision": policy.revision})
+    _write(json_, {**described, **report})
 
 
 def _theorem_line(name: str, row: dict[str, Any]) -> str:

@@ -55,6 +55,7 @@ def question_sets(policy: Policy, prompts: str | None, seed: int) -> tuple[Probl
                 raise SeptError(
                     f"model {policy.name!r}: has no beginning-of-sequence token to start from; give --prompts"
                 )
+            policy.model.config.sept_template = "plain"  # that token alone, whatever it was trained with
             return ProblemSet("bos", (Problem("bos", "bos", "", "-"),)), None
         prompts = "toy:train"
     if prompts.endswith(".txt"):

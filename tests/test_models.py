@@ -1,5 +1,6 @@
 """Models as the hub has them: architectures, heads, padding, precision, revisions, and how they leave again."""
 
+import csv
 import json
 import re
 import subprocess
@@ -122,45 +123,35 @@ def test_a_head_that_is_more_than_one_product_is_noticed(small_chunks, tmp_path)
     assert rows[0]["sampler_gap"] < 1e-5, "the plain path is right for it"
 
 
-PEAK = """
-import sys, torch
-from sept import objectives, steps, theorem
-torch.set_num_threads(1)
-torch.manual_seed(0)
-way, N, d, V = sys.argv[1], int(sys.argv[2]), 64, 151_936
-states, tokens = torch.randn(N, d, requires_grad=True), torch.randint(V, (N, 1))
-head = (torch.randn(V, d) / 8).requires_grad_()
-open("/proc/self/clear_refs", "w").write("5")  # the peak so far is forgotten
-status = lambda key: int(open("/proc/self/status").read().split(key + ":")[1].split()[0]) / 1024
-before = status("VmRSS")
-if way == "plain":
-    loss = objectives.nll((states @ head.t())[:, None], tokens, 1.0).sum() / N
-else:
-    of = lambda logits, chunk: objectives.nll(logits, tokens[chunk], 1.0).sum() / N
-    loss = steps.HeadLoss.apply(states, head, None, torch.float32, of)
-loss.backward()
-print(status("VmHWM") - before)
-torch.save([states.grad, head.grad[::101]], sys.argv[3])
-"""
-
-
-def peak_of(way, tokens, path):
-    """MiB that one loss and its gradient took, in a process of its own, at V = 151,936."""
-    command = [sys.executable, "-c", PEAK, way, str(tokens), str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout), torch.load(path, weights_only=True)
+LOSS = Path(__file__).parents[1] / "bench" / "loss_memory.py"
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak")
 def test_peak_memory_of_the_loss(tmp_path):
-    """4,096 tokens in chunks take less than the plain way takes for an eighth of them."""
-    plain, expected = peak_of("plain", 512, tmp_path / "plain.pt")
-    _, gradients = peak_of("chunks", 512, tmp_path / "few.pt")
-    many, _ = peak_of("chunks", 4096, tmp_path / "many.pt")
-    print(f"plain, 512 tokens: {plain:.0f} MiB; chunks, 4,096 tokens: {many:.0f} MiB")
-    assert many <= plain
-    for a, b in zip(expected, gradients, strict=True):
+    """4,096 tokens in chunks take less than the plain way takes for an eighth of them (V = 151,936)."""
+
+    def run(way, tokens):
+        path = tmp_path / f"{way}{tokens}.pt"
+        command = [sys.executable, LOSS, "--child", way, path, str(tokens), "151936", "64"]
+        subprocess.run(command, check=True)
+        return torch.load(path, weights_only=True)
+
+    plain, few, many = run("plain", 512), run("chunks", 512), run("chunks", 4096)
+    print(f"plain, 512 tokens: {plain['peak_mib']:.0f} MiB; chunks, 4,096: {many['peak_mib']:.0f} MiB")
+    assert many["peak_mib"] <= plain["peak_mib"]
+    for a, b in zip(plain["gradients"], few["gradients"], strict=True):
         assert ((a - b).abs().max() / a.abs().max()).item() <= 1e-5
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak")
+def test_the_benchmark_of_the_loss_writes_its_table(tmp_path):
+    sizes = ["--tokens", "64", "--vocabulary", "1000", "--hidden", "8", "--repeats", "1"]
+    command = [sys.executable, LOSS, *sizes, "--out", tmp_path / "l.csv"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(re.search(r"differ by (\S+) of", done.stdout)[1]) <= 1e-5
+    way, peak, seconds, *numbers = zip(*csv.reader((tmp_path / "l.csv").open()), strict=True)
+    assert way == ("way", "plain", "chunks") and float(seconds[1]) > 0 and peak[0] == "peak_mib"
+    assert numbers == [("tokens", "64", "64"), ("vocabulary", "1000", "1000"), ("hidden", "8", "8")]
 
 
 # --- padded vocabularies -------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from conftest import random_policy
 from sept import evaluation as ev
 from sept.config import SeptError
 from sept.grading import grade, last_boxed
+from sept.loop import describe
 from sept.problems import Problem, ProblemSet
 from sept.sampling import Rollouts
 
@@ -167,7 +168,7 @@ def test_dependence_has_no_sign():
 
 
 def test_counts_belong_to_their_question():
-    """Rows are ordered by question, then by sample; the second question's answers do not count for the first."""
+    """Rows are ordered by question, then by sample: in scores, and in the rewards of GRPO."""
     policy = random_policy()
     problems = ProblemSet("two", (Problem("a", "f", "w1", "w5"), Problem("b", "f", "w2", "w6")))
     words = [[5, 2], [5, 2], [9, 2], [9, 2], [9, 0], [6, 2]]
@@ -179,3 +180,5 @@ def test_counts_belong_to_their_question():
     table = ev.score_rollouts(rollouts, problems, policy, 3)
     assert table[["c", "finished", "tokens"]].to_numpy().tolist() == [[2, 3, 6], [1, 2, 5]]
     assert table["id"].tolist() == ["a", "b"]
+    rewards = describe(rollouts, list(problems.items), policy, problems.world, 3)["rewards"]
+    assert rewards.tolist() == [1, 1, 0, 0, 0, 1]

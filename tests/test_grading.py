@@ -257,6 +257,7 @@ SHARED = Path(os.environ.get("SEPT_SHARED", "nowhere"))
 """By hand: a folder with benchmarks/*.parquet in the authors' schema and paper/verifier_probes.csv."""
 
 
+@pytest.mark.timeout(3000)
 @pytest.mark.skipif(not SHARED.is_dir(), reason="by hand, with SEPT_SHARED")
 def test_published_benchmarks_and_probes(monkeypatch, capsys):
     files = sorted((SHARED / "benchmarks").glob("*.parquet"))
@@ -298,3 +299,5 @@ def test_published_benchmarks_and_probes(monkeypatch, capsys):
     assert agree >= 43
     for world in ("math", "parity"):
         assert say[f"{world}, boxed"].startswith("1547") and say[f"{world}, judged"].startswith("1547")
+        # Another question's answer: right only where the two answers are equal, as "5" and "x=5" are.
+        assert say[f"{world}, next one's"].startswith("10 right")

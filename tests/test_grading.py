@@ -37,6 +37,7 @@ PAIRS = [
     ("5,3,1", "1,3,5", True, True),
     ("84, 69", "$69$,$84$", True, True),
     ("1,3", "1,3,5", False, False),
+    ("1,3,6", "1,3,5", False, False),
     ("(2,1)", "(1,2)", False, False),
     (r"2\sqrt{2}", r"\sqrt{8}", True, True),
     ("", "27", False, False),

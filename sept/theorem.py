@@ -287,7 +287,7 @@ def train_round(
     check_lengths(prompts, keys, policy.context - limit)
     n = max(1, samples // len(keys))
     kept = room_for_logits(sampler, n * len(keys), limit) if teacher is not None else None
-    also = {} if kept is None else {"logits": kept}
+    also: dict[str, Any] = {} if kept is None else {"logits": kept}
     for step in range(steps):
         progress = min(1.0, (step + 1) / max(1, steps // 10)) * (1 + math.cos(math.pi * step / steps)) / 2
         for group in optimizer.param_groups:

@@ -108,10 +108,11 @@ def compare(
     answers with equal beginnings share it). The second has a row per decade of q: q, slope, pairs
     (`margins.tail_sums`), no pairs without `order`. Streamed, `rows` answers at a time.
     """
-    parts, tail, numbers = [], torch.zeros(12, 3, dtype=torch.float64), np.array(prefix_numbers(rollouts))
+    parts: list[pd.DataFrame] = []
+    tail, numbers = torch.zeros(12, 3, dtype=torch.float64), np.array(prefix_numbers(rollouts))
     pairs = (visited_logits(m, rollouts, new, rows) for m in (old, new.model))
     for (sequence, token, before), (_, _, after) in zip(*pairs, strict=True):
-        done = sum(map(len, parts))
+        done = sum(len(part) for part in parts)
         own = numbers[done : done + len(before)]
         _, firsts, copies = np.unique(own, return_index=True, return_inverse=True)  # each prefix once
         one, other = before[firsts], after[firsts]

@@ -120,7 +120,7 @@ def figure_3(table: pd.DataFrame) -> Figure:
             looks = looks_of(rows["method"]).values()
             for place, (row, look) in enumerate(zip(rows.to_dict("records"), looks, strict=True)):
                 error = [[row["value"] - row["lo"]], [row["hi"] - row["value"]]]
-                ax.errorbar(place, row["value"], error, markersize=6, **look)
+                ax.errorbar(place, row["value"], error, markersize=6, **{**look, "linestyle": "none"})
                 note(ax, f"{row['value']:.1f}", (place, row["hi"]), (0, 4), ha="center", fontsize=8)
             ax.set_xticks(range(len(rows)), [root_of(m) for m in rows["method"]], fontsize=7)
             ax.set_title(model.replace("-Instruct", "\nInstruct"), fontsize=8)

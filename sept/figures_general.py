@@ -6,7 +6,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from . import published
-from .figures import PAGE, _draw_bars, checked, new_figure, titled
+from .figures import PAGE, checked, new_figure, titled
+from .figures_scores import draw_bars
 
 HEADLINE = ("acc_norm", "acc", "exact_match", "prompt_level_strict_acc")
 """The first of these that a task has stands for it."""
@@ -32,11 +33,11 @@ def figure_general(table: pd.DataFrame, measured: str = "embedded base") -> Figu
     top, bottom = fig.subfigures(2, 1, squeeze=False).ravel()
     if not rows["task"].str.startswith("leaderboard_").all():
         measured += " (local tasks, not the paper's)"
-    _draw_bars(titled(top, "measured", measured), pd.concat(parts), list(rows.sort_index()["metric"]))
+    draw_bars(titled(top, "measured", measured), pd.concat(parts), list(rows.sort_index()["metric"]))
     printed = published.tables().query("table == 3").assign(metric=lambda t: t["benchmark"])
     printed["method"] = printed["method"].replace("Base", "Baseline")
     printed = printed.assign(lo=printed["value"], hi=printed["value"])
-    _draw_bars(
+    draw_bars(
         titled(bottom, "published", f"{printed['model'].iloc[0]}, Table 3 (no intervals)"),
         printed,
         list(printed["benchmark"].unique()),

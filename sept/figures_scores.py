@@ -157,7 +157,7 @@ def reference_of(table: pd.DataFrame, artefact: str) -> str:
     raise ValueError(f"{artefact}: column 'method' holds no 'Baseline'")
 
 
-def _draw_bars(block: SubFigure, table: pd.DataFrame, metrics: Sequence[str]) -> None:
+def draw_bars(block: SubFigure, table: pd.DataFrame, metrics: Sequence[str]) -> None:
     ax = block.subplots()
     looks = looks_of(table["method"].unique())
     reference = reference_of(table, "figure_1c")
@@ -202,11 +202,11 @@ def figure_1c(table: pd.DataFrame, measured: str = "embedded base") -> Figure:
     shown += ["AVG"] * ("AVG" in set(table["metric"]))
     what, metrics = f"{_PAPER_MODEL}, Table 1 (no intervals)", [*_PAPER_METRICS, "AVG"]
     fig, top, bottom = blocks(5.0, measured, what, ratios=(1.25, 1))
-    _draw_bars(top, table, shown)
+    draw_bars(top, table, shown)
     rows = [
         {"method": method, "metric": m, "value": v, "lo": v, "hi": v}
         for method in ("Baseline", "SePT", "GRPO")
         for m, v in published.table_row(1, _PAPER_MODEL, method)[metrics].items()
     ]
-    _draw_bars(bottom, pd.DataFrame(rows), metrics)
+    draw_bars(bottom, pd.DataFrame(rows), metrics)
     return fig

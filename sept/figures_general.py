@@ -19,7 +19,7 @@ def figure_general(table: pd.DataFrame, measured: str = "embedded base") -> Figu
     Columns: those of `general.rows_of`; parts of groups are left out, and a task is shown by one metric.
     """
     checked(table, "figure_general", ("task", "metric", "base", "trained", "delta"))
-    rows = table[table["group"].fillna("") == ""]
+    rows = table[table["group"].isna() | (table["group"] == "")]
     rows = rows.assign(rank=rows["metric"].map({m: i for i, m in enumerate(HEADLINE)}))
     rows = rows.dropna(subset=["rank"]).sort_values("rank", kind="stable").drop_duplicates("task")
     rows["metric"] = rows["task"].str.removeprefix("leaderboard_").str.replace("_", " ")

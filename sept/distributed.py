@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -229,9 +230,9 @@ def _copied(policy: Policy) -> Any:
     """DDP: every rank holds all weights."""
     from torch.nn.parallel import DistributedDataParallel
 
-    return DistributedDataParallel(
-        _Step(policy.model), forward_sync_buffers=False, gradient_as_bucket_view=True
-    )
+    with warnings.catch_warnings():  # of the option's new name, which older versions don't know
+        warnings.simplefilter("ignore")
+        return DistributedDataParallel(_Step(policy.model), broadcast_buffers=False)
 
 
 def _sharded(policy: Policy) -> Any:

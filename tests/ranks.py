@@ -1,6 +1,6 @@
-"""What torchrun starts for test_distributed.py, and one process for comparison: runs, written down to compare.
+"""What torchrun starts for test_distributed.py: runs of `train`, with their answers written down.
 
-python tests/ranks.py FOLDER CASES.json: each case is a run of `train` with its name, base, config fields and tricks.
+python tests/ranks.py FOLDER CASES.json: a case has a name, a base, config fields and what is to go wrong.
 """
 
 import json

@@ -96,6 +96,12 @@ class VllmEngine:
             **place,
             **self.options,
         }
+        if torch.distributed.is_initialized():  # torchrun's processes are there: one engine in each of them
+            fixed["distributed_executor_backend"] = "external_launcher"
+            if self.options.get("tensor_parallel_size", 1) != 1:
+                raise SeptError(
+                    "tensor_parallel_size: under torchrun each rank has an engine of its own, of 1"
+                )
         taken = sorted(set(fixed) & set(self.options))
         if taken:
             raise SeptError(f"engine setting {taken[0]!r}: the engine sets it itself, leave it out")
@@ -233,10 +239,12 @@ def _write_untied(policy: Policy, folder: Path) -> None:
         for name, value in tensors.items()
     }
     kept, model.generation_config = model.generation_config, GenerationConfig()
+    model.should_save_on_this_rank = bool  # else only rank 0 would write, and every rank has its own folder
     try:  # some hub models' own is so contradictory that it cannot be saved
         model.save_pretrained(folder, state_dict=state)
     finally:
         model.generation_config = kept
+        del model.should_save_on_this_rank
     config = copy.deepcopy(model.config)
     config.tie_word_embeddings, config.vocab_size = False, policy.vocab or config.vocab_size
     config.save_pretrained(folder)

@@ -185,6 +185,22 @@ def test_twenty_rounds_on_base_h(sharding, tmp_path):
         compare(tmp_path, one["name"], two["name"])
 
 
+@pytest.mark.vllm
+@pytest.mark.parametrize("sharding", SHARDINGS)
+def test_a_vllm_engine_per_rank(sharding, tmp_path):
+    pytest.importorskip("vllm")
+    engine = {"base": "random wide", "engine": "vllm:kv_cache_memory_bytes=268435456"}
+    done = torchrun(2, tmp_path, [case("vllm", sharding=sharding, **engine)])
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = rows_of(tmp_path, "vllm")
+    assert max(row["sampler_gap"] for row in rows) < 1e-5 and rows[-1]["version"] == 4
+    drawn = load_file(tmp_path / "vllm.safetensors")
+    ranks.run(tmp_path, case("alone", **engine))
+    alone = load_file(tmp_path / "alone.safetensors")
+    same = [torch.equal(drawn[k], alone[k]) for k in drawn if k.endswith("tokens")]
+    print(f"{sum(same)} of {len(same)} draws are those of one process")
+
+
 # --- what is asked for is what is there -------------------------------------------------------------------
 
 

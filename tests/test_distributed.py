@@ -80,7 +80,7 @@ def compare(folder, name, other, tokens=True):
     """Same answers, losses to 1e-6, weights to 1e-5 of each tensor's norm; prints what was found."""
     if tokens:
         ours, theirs = (load_file(folder / f"{n}.safetensors") for n in (name, other))
-        assert set(ours) == set(theirs) and len(ours) >= 8
+        assert set(ours) == set(theirs) and len(ours) >= 6
         for key in (k for k in ours if k.endswith("tokens")):
             assert torch.equal(ours[key], theirs[key]), f"{other}: answers of draw {key}"
     one, two = rows_of(folder, name), rows_of(folder, other)
@@ -89,13 +89,14 @@ def compare(folder, name, other, tokens=True):
     ]
     gaps = [
         max(abs(a[k] - b[k]) / max(1, abs(a[k])) for a, b in zip(one, two, strict=True))
-        for k in ("loss", "nll", "entropy")
+        for k in ("loss", "nll", "entropy", "grad_norm")  # Adam and clipping hide a scale of the gradient
     ]
     a, b = (load_file(folder / n / "final" / "model.safetensors") for n in (name, other))
     assert set(a) == set(b)
     far = max(((a[k] - b[k]).norm() / a[k].norm()).item() for k in a)
-    print(f"{other}: loss {gaps[0]:.1e}, nll {gaps[1]:.1e}, entropy {gaps[2]:.1e}, weights {far:.1e}")
-    assert max(gaps) <= 1e-6 and far <= 1e-5
+    shown = ", ".join(f"{g:.1e}" for g in (*gaps, far))
+    print(f"{other}: loss, nll, entropy, gradient, weights {shown}")
+    assert max(gaps[:3]) <= 1e-6 and gaps[3] <= 1e-5 and far <= 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +159,7 @@ def test_a_killed_rank_ends_all_and_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_a_rank_that_hangs_is_named(tmp_path):
-    listed = [case("hung", rounds=1000, die=[1, 2], signal="SIGSTOP", fails=True)]
+    listed = [case("hung", rounds=1000, die=[1, 2], signal="SIGSTOP")]
     done = torchrun(2, tmp_path, listed, SEPT_TIMEOUT="10")
     said = (tmp_path / "hung.0.error").read_text()
     assert done.returncode != 0 and "rank 0 lost another rank" in said and "Ranks 1 failed to pass" in said

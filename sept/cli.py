@@ -38,7 +38,10 @@ Template = Annotated[str, typer.Option(help="Prompt template; default: the one t
 Grader = Annotated[str, typer.Option(help="string, math or parity, for files and benchmarks.")]
 Length = Annotated[int | None, typer.Option(help="Response limit; default 56 on toy questions, else 1024.")]
 Engine = Annotated[
-    str, typer.Option(help="auto, static, transformers, exact, or vllm with settings: vllm:tensor_parallel_size=2")
+    str,
+    typer.Option(
+        help="auto, static, transformers, exact, or vllm with settings: vllm:tensor_parallel_size=2"
+    ),
 ]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; small models are fastest with one.")]

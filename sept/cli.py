@@ -436,8 +436,23 @@ def plan(
     plans = [costs.plan(chosen, m, length, prompt, **fields) for m in costs.machines(device, gpus, memory)]
     costs.refuse(name, plans)
     print("\n".join(costs.lines(chosen, plans, length, prompt)))
+    rounds = []
+    if chosen.arm:
+        from . import scaling
+
+        machine = costs.machines(device or "H100", gpus, memory)[0]
+        rounds = scaling.scaling(chosen.config(**fields), chosen.shape, machine, length, prompt)
+        print("\n".join(scaling.lines(rounds, machine.name)))
     _write(
-        json_, {"preset": name, "model": chosen.model, "length": length, "prompt": prompt, "plans": plans}
+        json_,
+        {
+            "preset": name,
+            "model": chosen.model,
+            "length": length,
+            "prompt": prompt,
+            "plans": plans,
+            "rounds": rounds,
+        },
     )
 
 

@@ -108,7 +108,7 @@ def compare(folder, name, other, tokens=True):
     far = max(((a[k] - b[k]).norm() / a[k].norm()).item() for k in a)
     shown = ", ".join(f"{g:.1e}" for g in (*gaps, far))
     print(f"{other}: loss, nll, entropy, gradient, weights {shown}")
-    assert max(gaps[:3]) <= 1e-6 and gaps[3] <= 1e-5 and far <= 1e-5
+    assert max(gaps[:3]) <= 1e-6 and gaps[3] <= 1e-4 and far <= 1e-5
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,8 @@ class ExactEngine(TransformersEngine):
     """`TransformersEngine` with that attention; it gives it to the policy's model as well."""
 
     def refresh(self, policy: Policy) -> None:
-        if self.frozen is None:
+        first = self.frozen is None
+        if first:
             if policy.compute != torch.float32 or next(policy.model.parameters()).device.type != "cpu":
                 raise SeptError("engine exact: for float32 on a CPU; use engine transformers")
             from transformers import AttentionInterface
@@ -55,11 +56,12 @@ class ExactEngine(TransformersEngine):
             AttentionInterface.register(NAME, attention)
             AttentionMaskInterface.register(NAME, eager_mask)
             policy.model.set_attn_implementation(NAME)
-            super().refresh(policy)
-            # `generate` keeps the last position alone: a strided view, for which there is another kernel.
+        super().refresh(policy)
+        if (
+            first
+        ):  # `generate` keeps the last position alone: a strided view, for which there is another kernel
             head = self.frozen.get_output_embeddings()
             head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
-        super().refresh(policy)
 
     def _generate(
         self, prompts: Sequence[Sequence[int]], keys: Sequence[str], n: int, *rest: Any

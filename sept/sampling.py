@@ -112,8 +112,10 @@ def choose(logits: Tensor, uniform: Tensor, tau: float) -> tuple[Tensor, Tensor]
 def parse_engine(engine: str) -> tuple[str, dict[str, Any]]:
     """Name and settings of an engine, as in vllm:enforce_eager=true. SeptError if it cannot be had."""
     name, *pairs = engine.split(":")
-    if name not in ("auto", "static", "transformers", "vllm") or (pairs and name != "vllm"):
-        raise SeptError(f"engine {engine!r}: choose auto, static, transformers or vllm[:setting=value...]")
+    if name not in ("auto", "static", "transformers", "exact", "vllm") or (pairs and name != "vllm"):
+        raise SeptError(
+            f"engine {engine!r}: choose auto, static, transformers, exact or vllm[:setting=value...]"
+        )
     if name == "vllm" and importlib.util.find_spec("vllm") is None:
         raise SeptError(
             "engine vllm needs vLLM, which is not installed: pip install -c constraints.txt '.[vllm]' on a "
@@ -146,6 +148,10 @@ def make_sampler(policy: Policy, engine: str = "auto", training: bool = True) ->
         from .sampling_vllm import VllmEngine
 
         sampler = VllmEngine(**{"sleep": training, **settings})
+    elif name == "exact":
+        from .exact import ExactEngine
+
+        sampler = ExactEngine()
     else:
         sampler = StaticEngine() if name == "static" else TransformersEngine()
     sampler.refresh(policy)
@@ -226,7 +232,10 @@ class TransformersEngine:
             # `generate` merges what a checkpoint's own config asks for (penalties, suppressed tokens).
             self.frozen.generation_config = GenerationConfig()
         else:
-            self.frozen.load_state_dict(policy.model.state_dict())
+            # Not by state dict: of a sharded model that would be the shards, even while it is whole.
+            with torch.no_grad():
+                for mine, new in zip(self.frozen.parameters(), policy.model.parameters(), strict=True):
+                    mine.copy_(new)
         self.frozen.eval().requires_grad_(False)
         self.policy, self.version = policy, policy.version
 

@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from .config import SeptError, digest
 from .loop import CANARY, StaleSamplerError
 from .objectives import token_log_probs
-from .policy import Policy, make_batch, merged, response_logits
+from .policy import Policy, make_batch, merged, response_logits, whole
 from .sampling import Rollouts, _collect, check_request
 
 COLDEST = 0.01
@@ -105,6 +105,12 @@ class VllmEngine:
             **place,
             **self.options,
         }
+        if torch.distributed.is_initialized():  # torchrun's processes are there: one engine in each of them
+            fixed["distributed_executor_backend"] = "external_launcher"
+            if self.options.get("tensor_parallel_size", 1) != 1:
+                raise SeptError(
+                    "tensor_parallel_size: under torchrun each rank has an engine of its own, of 1"
+                )
         taken = sorted(set(fixed) & set(self.options))
         if taken:
             raise SeptError(f"engine setting {taken[0]!r}: the engine sets it itself, leave it out")
@@ -137,7 +143,7 @@ class VllmEngine:
     def _load(self, policy: Policy) -> None:
         """Load the policy's weights into the engine, which is awake afterwards."""
         self._wake()
-        if self.llm.llm_engine.vllm_config.parallel_config.distributed_executor_backend == "uni":
+        if self.llm.llm_engine.vllm_config.parallel_config.distributed_executor_backend != "mp":
             source: dict[str, Any] = {"weights_iterator": _untied(policy)}
         else:
             source = {"weights_path": self.scratch.name}
@@ -162,7 +168,7 @@ class VllmEngine:
         device = next(policy.model.parameters()).device
         batch = make_batch(random, drawn.tokens, drawn.lengths, policy.pad_id, device=device)
         with policy.autocast():
-            logits = response_logits(policy.model, batch, policy.vocab)
+            logits = policy.run(response_logits, policy.model, batch, policy.vocab)
         gaps = (token_log_probs(logits, batch.tokens, 0.6).cpu() - drawn.log_probs).abs()
         return gaps[batch.mask.cpu()].mean().item()
 
@@ -250,6 +256,8 @@ def _write_config(policy: Policy, folder: Path) -> None:
 def _untied(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
     """That model's tensors by name, in what the policy computes in."""
     model = merged(policy.model)
-    ends = {m.weight.data_ptr() for m in (model.get_input_embeddings(), model.get_output_embeddings())}
-    for name, value in model.state_dict().items():
-        yield name, (value[: policy.vocab] if value.data_ptr() in ends else value).to(policy.compute)
+    tensors = model.state_dict(keep_vars=True)  # of a sharded model the shards, from here on
+    ends = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings())}
+    for name, value in tensors.items():
+        tensor = whole(value.detach())
+        yield name, (tensor[: policy.vocab] if id(value) in ends else tensor).to(policy.compute)

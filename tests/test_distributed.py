@@ -140,7 +140,8 @@ def test_mixed_precision_keeps_float32_weights(runs):
     """As on a GPU: computed in bfloat16, which rounds elsewhere when layers are gathered in it."""
     one, two = rows_of(runs, "mixed"), rows_of(runs, "fsdp mixed")
     assert all(abs(a["loss"] / b["loss"] - 1) < 0.1 for a, b in zip(one[:1], two[:1], strict=True))
-    assert all(0 < row["sampler_gap"] < 0.05 and 0 < row["grad_norm"] for row in two)
+    gaps = [row["sampler_gap"] for row in two]  # of equal bfloat16 numbers in some rounds
+    assert 0 < max(gaps) < 0.05 and all(0 < row["grad_norm"] for row in two)
     for name in ("mixed", "fsdp mixed"):
         trained = load_file(runs / name / "final" / "model.safetensors")
         assert all(value.dtype == torch.float32 for value in trained.values())

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,25 +13,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import Config, SeptError
+from .config import Config, SeptError, notice
+from .durable import locked, remove, seal, sweep, unseal, writing
 from .policy import Policy
 from .problems import ProblemSet
 from .provenance import environment, write_json, write_text
 from .sampling import Sampler
 
+LEFTOVER = re.compile(r"\.lock|\..*\.part")
+"""What a run that was killed before it began may leave."""
+
 
 @contextmanager
-def locked(path: Path, wait: bool) -> Iterator[None]:
-    """Hold a lock file. Without `wait`, SeptError if another process holds it; it dies with its holder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
+def claimed(out: Path) -> Iterator[None]:
+    """Hold a run's folder: nobody else writes there meanwhile, and leftovers of a killed run are gone."""
+    mine = out.is_dir() and all(LEFTOVER.fullmatch(p.name) for p in out.iterdir())
+    if out.exists() and not mine and not (out / "config.json").is_file():
+        raise SeptError(f"output folder {str(out)!r} is not empty; choose another --out")
+    with locked(out / ".lock", wait=False):
+        sweep(out)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise SeptError(
-                f"another process is at work on {str(path.parent)!r}; wait for it or choose another --out"
-            ) from None
-        yield
+            yield
+        finally:
+            if [p.name for p in out.glob("*")] == [".lock"]:  # nothing was written, so nothing stays
+                remove(out)
 
 
 def open_folder(
@@ -47,7 +51,7 @@ def open_folder(
     """Claim `out` for this run and return the rounds already done."""
     record = out / "config.json"
     if record.is_file():
-        theirs = json.loads(record.read_text())
+        theirs = _read(record)
         if theirs.get("identity") != identity:
             other = theirs.get("identity", {})
             what = [k for k in {**other, **identity} if other.get(k) != identity.get(k)]
@@ -57,16 +61,11 @@ def open_folder(
             )
         if not resume:
             raise SeptError(f"output folder {str(out)!r} already holds this run; continue it with --resume")
-        rows = read_rows(out)
-        if rows and rows[-1]["round"] == config.rounds - 1 and (out / "final").is_dir():
-            return rows
-        last = last_good(out)
-        if isinstance(last, Path):
-            return rows[: int(last.name.split("-")[1])]
-        return []
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SeptError(f"output folder {str(out)!r} is not empty; choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
+        if (out / "final").is_dir():
+            for folder in checkpoints(out):
+                shutil.rmtree(folder)
+            return read_rows(out)
+        return newest_rows(out)
     (first, *_) = problems.items or problems.batch(0, config.questions, config.seed)
     write_json(
         record,
@@ -87,9 +86,34 @@ def open_folder(
     return []
 
 
-def read_rows(out: Path) -> list[dict[str, Any]]:
-    path = out / "rounds.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+def _read(record: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(record.read_text()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        raise SeptError(f"{str(record)!r}: damaged; remove its folder to run this again") from None
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rounds that a run or a checkpoint holds. SeptError if they cannot be read."""
+    path = folder / "rounds.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError):
+        raise SeptError(f"{str(path)!r}: damaged; remove its folder to run this again") from None
+
+
+def newest_rows(out: Path) -> list[dict[str, Any]]:
+    """Rounds of the newest whole checkpoint, none where there is none; says which ones are damaged.
+
+    The one before brings the same result, a little later.
+    """
+    for folder in checkpoints(out)[::-1]:
+        try:
+            unseal(folder)
+            return read_rows(folder)
+        except ValueError as error:
+            notice(f"checkpoint {str(folder)!r}: damaged ({error}); going on from the one before it, if any")
+    return []
 
 
 def write_rows(out: Path, rows: list[dict[str, Any]]) -> None:
@@ -97,7 +121,9 @@ def write_rows(out: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def checkpoints(out: Path) -> list[Path]:
-    return sorted(out.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    """Its checkpoints, oldest first."""
+    found = [p for p in out.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
+    return sorted((p for p in found if not p.is_symlink()), key=lambda p: int(p.name[11:]))
 
 
 def last_good(out: Path) -> Path | str:
@@ -120,23 +146,21 @@ def save(
     """
     from safetensors.torch import save_file
 
-    temporary = out / f".checkpoint-{len(rows)}.part"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    save_file(copy_weights(policy.model), temporary / "policy.safetensors")
-    if behind is not None:
-        save_file(behind, temporary / "sampler.safetensors")
-    moments = {
-        f"{name}/{field}": value
-        for name, parameter in policy.model.named_parameters()
-        for field, value in optimizer.state.get(parameter, {}).items()
-    }
-    save_file(moments, temporary / "optimizer.safetensors")
-    state = {"version": policy.version, "sampler_version": sampler_version}
-    write_json(temporary / "state.json", state)
+    with writing(out / f"checkpoint-{len(rows)}") as temporary:
+        temporary.mkdir()
+        save_file(copy_weights(policy.model), temporary / "policy.safetensors")
+        if behind is not None:
+            save_file(behind, temporary / "sampler.safetensors")
+        moments = {
+            f"{name}/{field}": value
+            for name, parameter in policy.model.named_parameters()
+            for field, value in optimizer.state.get(parameter, {}).items()
+        }
+        save_file(moments, temporary / "optimizer.safetensors")
+        write_rows(temporary, rows)
+        seal(temporary, {"version": policy.version, "sampler_version": sampler_version})
     write_rows(out, rows)
-    os.replace(temporary, out / f"checkpoint-{len(rows)}")
-    for old in checkpoints(out)[:-2]:
+    for old in [p for p in checkpoints(out) if int(p.name[11:]) <= len(rows)][:-2]:
         shutil.rmtree(old)
 
 
@@ -155,7 +179,7 @@ def restore(
     except Exception as error:  # safetensors raises a type of its own
         raise SeptError(
             f"checkpoint {str(folder)!r}: damaged ({str(error).splitlines()[0]}); remove this folder and "
-            "resume again from the one before it"
+            "resume again"
         ) from None
     if set(weights) != set(copy_weights(policy.model)):
         raise SeptError(f"checkpoint {str(folder)!r}: holds other tensors than the model; remove it")

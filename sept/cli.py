@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from .config import PRESETS, SeptError, preset
+from .durable import STOPPED, Preempted, Sigterm, sigterm
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -43,8 +44,15 @@ Threads = Annotated[int, typer.Option(help="CPU threads; small models are fastes
 
 def main() -> None:
     """Entry point: turns mistakes into one line on standard error."""
+    with sigterm() as stop, stop.at_once():
+        _main(stop)
+
+
+def _main(stop: Sigterm) -> None:
     try:
-        if app(standalone_mode=False) == 130:  # what typer makes of Ctrl-C
+        if app(standalone_mode=False) == 130:  # what typer makes of Ctrl-C, and of SIGTERM
+            if stop.asked:
+                _end("stopped by SIGTERM; give the same command again, what was finished is kept", STOPPED)
             _end("interrupted; what was finished is kept", 130)
     except typer._click.exceptions.ClickException as error:  # typer ships its own click
         _end(error.format_message(), 2)
@@ -227,7 +235,7 @@ def train(
                 name=name,
             )
         except KeyboardInterrupt as stop:
-            _end(str(stop), 130)
+            _end(str(stop), STOPPED if isinstance(stop, Preempted) else 130)
     config_ = json.loads(settings.to_json())
     _write(json_, {**described, "out": str(out), "config": config_, "last_round": rows[-1]})
     print(f"wrote {out / 'final'} and {out / 'rounds.jsonl'}")

@@ -268,7 +268,7 @@ def _train_job(job: tuple[Run, list[Score]]) -> None:
     killed run went on from, are measured in a second pass from its start, which is thrown away. It has to
     be the same run to the byte; on another machine it may not be, which is a SeptError.
     """
-    from .checkpoints import locked
+    from .durable import locked
 
     run, points = job
     folder = run_folder(run)

@@ -24,15 +24,16 @@ import torch
 from .cards import begin_card
 from .checkpoints import (
     checkpoints,
+    claimed,
     copy_weights,
     last_good,
-    locked,
     open_folder,
     restore,
     save,
     write_rows,
 )
 from .config import RESULTS_VERSION, Config, SeptError
+from .durable import Preempted, Sigterm, sigterm
 from .evaluation import evaluate, family_means, question_scores
 from .grading import grade_all
 from .margins import Probe
@@ -76,8 +77,9 @@ def train(
     checkpoint-R folders (the last two) and, at the end, final/ in Hugging Face form. With resume, a run
     that was cut off continues to the same result; without, `out` must be empty or absent. SeptError for
     user mistakes, TrainingError for a run gone wrong. Ctrl-C leaves a folder that resumes from its last
-    checkpoint. engine: what make_sampler takes, where no sampler is given. name: of the arm or preset, for
-    people; it goes to config.json and to the model card.
+    checkpoint; SIGTERM saves one first (during sampling at once, else at the end of the round) and is raised
+    as `durable.Preempted`. engine: what make_sampler takes, where no sampler is given. name: of the arm or
+    preset, for people; it goes to config.json and to the model card.
     """
     identity = {
         "config": config.key(),
@@ -101,12 +103,13 @@ def train(
         identity["dev"] = dev.hash()
         dev = fitting(dev, policy.encode, room)
     policy.model = _prepare(policy.model, config)
-    rows = open_folder(out, config, identity, policy, problems, resume, name or config.objective)
-    with locked(out / ".lock", wait=False):
+    with claimed(out):
+        rows = open_folder(out, config, identity, policy, problems, resume, name or config.objective)
         if rows and rows[-1]["round"] == config.rounds - 1 and (out / "final").is_dir():
             return rows
         sampler = sampler or make_sampler(policy, engine)
-        return _rounds(config, policy, problems, out, rows, room, dev, sampler, on_round)
+        with sigterm() as stop:
+            return _rounds(config, policy, problems, out, rows, room, dev, sampler, on_round, stop)
 
 
 def _rounds(
@@ -119,6 +122,7 @@ def _rounds(
     dev: ProblemSet | None,
     sampler: Sampler,
     on_round: Callable[[dict[str, Any]], None] | None,
+    stop: Sigterm,
 ) -> list[dict[str, Any]]:
     """Algorithm 1 itself, from round len(rows) on."""
     weights = [p for p in policy.model.parameters() if p.requires_grad]
@@ -144,6 +148,14 @@ def _rounds(
         behind = restore(out / f"checkpoint-{start}", policy, optimizer, sampler)
     sampler_version = sampler.version  # the version that this arm's next samples must carry
 
+    saved = start
+
+    def keep() -> None:
+        nonlocal saved
+        if len(rows) > saved:
+            save(out, rows, policy, optimizer, sampler.version, behind)
+            saved = len(rows)
+
     for round in range(start, config.rounds):
         try:
             # 1. questions
@@ -162,9 +174,10 @@ def _rounds(
             )
             tau_t = tau_s if config.tau_t is None else config.tau_t
             draw = round if config.refresh_every else 0
-            rollouts = sampler.sample(
-                prompts, names, config.G, tau_s, config.max_new_tokens, config.seed, draw
-            )
+            with stop.at_once():  # no weight has changed since the last round
+                rollouts = sampler.sample(
+                    prompts, names, config.G, tau_s, config.max_new_tokens, config.seed, draw
+                )
             if rollouts.version != sampler_version:
                 raise StaleSamplerError(
                     f"round {round}: samples carry weights version {rollouts.version}, this arm wants "
@@ -210,7 +223,14 @@ def _rounds(
             if on_round is not None:
                 on_round(row)
             if (round + 1) % config.save_every == 0 and round + 1 < config.rounds:
-                save(out, rows, policy, optimizer, sampler.version, behind)
+                keep()
+            if stop.asked:
+                raise Preempted
+        except Preempted:
+            keep()
+            raise Preempted(
+                f"stopped by SIGTERM after {len(rows)} rounds; continue with --resume from {last_good(out)}"
+            ) from None
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"interrupted in round {round}; continue with --resume from {last_good(out)}"

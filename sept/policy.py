@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .config import SeptError, notice
+from .durable import writing
 from .prompts import checked, render
 
 BASES = Path(__file__).parent / "data" / "bases"
@@ -215,15 +214,11 @@ def merged(model: Any) -> Any:
 
 def save_policy(policy: Policy, folder: Path, also: Callable[[Path], None] | None = None) -> None:
     """Write model and tokenizer in Hugging Face form, and what `also` adds, all of it or nothing."""
-    temporary = folder.with_name(folder.name + ".part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    merged(policy.model).save_pretrained(temporary, safe_serialization=True)
-    policy.tokenizer.save_pretrained(temporary)
-    if also is not None:
-        also(temporary)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(temporary, folder)
+    with writing(folder) as temporary:
+        merged(policy.model).save_pretrained(temporary, safe_serialization=True)
+        policy.tokenizer.save_pretrained(temporary)
+        if also is not None:
+            also(temporary)
 
 
 def fingerprint(policy: Policy) -> str:

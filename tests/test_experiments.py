@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sept import config, experiments, runner
-from sept.checkpoints import locked
+from sept.durable import locked
 from sept.config import SeptError
 from sept.experiments import Run, Score, compute, counts, run_folder, score_file
 from sept.policy import BASES

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from .config import PRESETS, SeptError, preset
+from .config import PRESETS, SeptError, preset, without_secrets
 from .durable import STOPPED, Preempted, Sigterm, sigterm
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -67,7 +67,7 @@ def _main(stop: Sigterm) -> None:
 
 
 def _end(message: str, code: int) -> NoReturn:
-    print(f"sept: {' '.join(message.split())}", file=sys.stderr)
+    print(f"sept: {without_secrets(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -105,7 +105,9 @@ def _set_up(threads: int, json_: Path | None = None) -> None:
     torch.set_num_threads(threads)
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what is wrong with a checkpoint is said in one line of ours
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_: print(
+        f"warning: {without_secrets(str(message))}", file=sys.stderr
+    )
 
 
 def _load(name: str, device: str, dtype: str, remote: bool) -> Any:
@@ -130,7 +132,7 @@ def _fields(pairs: list[str] | None) -> dict[str, Any]:
             raise SeptError(f"--set {pair!r}: write field=value")
         try:
             fields[name] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             fields[name] = value
     return fields
 
@@ -199,7 +201,7 @@ def train(
     if config is not None:
         try:
             fields |= dict(json.loads(config.read_text()))
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise SeptError(f"config {str(config)!r}: cannot be read ({error})") from None
     fields |= _fields(set_)
     published = find_preset(preset_) if preset_ else None
@@ -383,7 +385,7 @@ def parse_temperatures(text: str) -> list[float]:
         if ":" in text:
             start, end, step = (float(part) for part in text.split(":"))
             count = round((end - start) / step)
-            if abs(start + count * step - end) > 1e-6 * abs(step):
+            if abs(start + count * step - end) > 1e-6 * abs(step) or count > 10_000:
                 raise ValueError
             values = [round(start + i * step, 10) for i in range(count + 1)]
         else:

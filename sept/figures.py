@@ -26,6 +26,7 @@ import pandas as pd
 
 from sept import published
 from sept.config import SeptError
+from sept.durable import writing
 
 try:
     import matplotlib
@@ -126,7 +127,6 @@ def save_figure(
     """
     fig = draw(table, **options)
     folder = Path(out_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     drawn_by = f"{draw.__module__.removeprefix('sept.')}.{draw.__name__}"
     described = {**provenance, "drawn_by": drawn_by, "options": options}
     record = json.dumps(described, sort_keys=True, default=str)
@@ -138,12 +138,8 @@ def save_figure(
         "pdf": partial(fig.savefig, format="pdf", metadata=pdf),
     }
     for suffix, write in writers.items():
-        scratch = folder / f".{name}.{suffix}.{os.getpid()}.tmp"
-        try:
+        with writing(folder / f"{name}.{suffix}") as scratch:
             write(scratch)
-            os.replace(scratch, folder / f"{name}.{suffix}")
-        finally:
-            scratch.unlink(missing_ok=True)
     return fig
 
 

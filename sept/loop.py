@@ -39,7 +39,7 @@ from .grading import grade_all
 from .margins import Probe
 from .policy import Policy, fingerprint, save_policy
 from .problems import Problem, ProblemSet, check_lengths, fitting
-from .sampling import Rollouts, Sampler, make_sampler, parse_engine, with_end
+from .sampling import EngineError, Rollouts, Sampler, make_sampler, parse_engine, with_end
 from .schedules import tau_s_at
 from .steps import NonFiniteError as _NonFiniteError
 from .steps import take_steps as _steps
@@ -235,6 +235,10 @@ def _rounds(
             raise KeyboardInterrupt(
                 f"interrupted in round {round}; continue with --resume from {last_good(out)}"
             ) from None
+        except EngineError as error:
+            raise TrainingError(
+                f"round {round}: the engine died ({error}); continue with --resume from {last_good(out)}"
+            ) from error
         except _NonFiniteError as error:
             raise TrainingError(
                 f"round {round}, batch {error.batch}: {error.what} is not finite; last good checkpoint: "

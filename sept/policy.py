@@ -144,6 +144,12 @@ def load_policy(
     if trust_remote_code:
         warnings.warn(f"model {name!r}: Python code of {path!r} may run with your rights", stacklevel=2)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    pickles = [p.name for p in Path(path).glob("*") if p.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt")]
+    if pickles and not [*Path(path).glob("*.safetensors")]:
+        raise SeptError(
+            f"model {name!r}: its weights are in {min(pickles)}, which is a program that loading would run; "
+            "only safetensors are read, ask its publisher for them"
+        )
     try:
         # Everything from the very commit that is found now, even if a branch moves meanwhile.
         commit = extract_commit_hash(cached_file(path, "config.json", revision=revision), None)

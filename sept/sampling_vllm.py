@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from .config import SeptError, digest
+from .config import SeptError, digest, is_secret
 from .loop import CANARY, StaleSamplerError
 from .objectives import token_log_probs
 from .policy import Policy, make_batch, merged, response_logits
-from .sampling import Rollouts, _collect, check_request
+from .sampling import EngineError, Rollouts, _collect, check_request
 
 COLDEST = 0.01
 """vLLM silently raises any temperature between 0 and this."""
@@ -109,7 +109,8 @@ class VllmEngine:
             llm.generate([TokensPrompt(prompt_token_ids=[0])], one, use_tqdm=False)
         except Exception as error:  # of many types; the remedy is always another setting
             reason = " ".join(str(error).split())[:300] or type(error).__name__
-            raise SeptError(f"engine vllm cannot start with {settings}: {reason}") from error
+            shown = {k: v for k, v in settings.items() if not is_secret(k)}
+            raise SeptError(f"engine vllm cannot start with {shown}: {reason}") from error
         llm.collective_rpc("update_config", args=({"load_config": {"load_format": "safetensors"}},))
         return llm
 
@@ -202,7 +203,10 @@ class VllmEngine:
             for sample in range(n)
         ]
         requests = [TokensPrompt(prompt_token_ids=list(p)) for p in prompts for _ in range(n)]
-        answers = [r.outputs[0] for r in self.llm.generate(requests, params, use_tqdm=False)]
+        try:
+            answers = [r.outputs[0] for r in self.llm.generate(requests, params, use_tqdm=False)]
+        except Exception as error:  # of many types: a dead process, a device out of memory
+            raise EngineError(" ".join(str(error).split())[:300] or type(error).__name__) from error
         width = max(len(a.token_ids) for a in answers)
         tokens = torch.zeros(len(answers), width, dtype=torch.long)
         log_probs = torch.zeros(len(answers), width)

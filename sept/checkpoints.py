@@ -112,7 +112,9 @@ def newest_rows(out: Path) -> list[dict[str, Any]]:
             unseal(folder)
             return read_rows(folder)
         except ValueError as error:
-            notice(f"checkpoint {str(folder)!r}: damaged ({error}); going on from the one before it, if any")
+            notice(
+                f"checkpoint {str(folder)!r}: damaged ({error}); going on from the one before it, if any"
+            )
     return []
 
 
@@ -176,18 +178,24 @@ def restore(
         moments = load_file(folder / "optimizer.safetensors")
         lagging = folder / "sampler.safetensors"
         behind = load_file(lagging) if lagging.is_file() else None
+        versions = int(state["sampler_version"]), int(state["version"])
+        shapes = {name: value.shape for name, value in policy.model.state_dict().items()}
+        own = {k.rsplit("/", 1)[0]: v for k, v in moments.items() if not k.endswith("/step")}
+        for name, value in (*weights.items(), *(behind or {}).items(), *own.items()):
+            if value.shape != shapes[name]:
+                raise ValueError(f"tensor {name!r} has another shape")
     except Exception as error:  # safetensors raises a type of its own
         raise SeptError(
-            f"checkpoint {str(folder)!r}: damaged ({str(error).splitlines()[0]}); remove this folder and "
-            "resume again"
+            f"checkpoint {str(folder)!r}: damaged ({' '.join(str(error).split())[:80]}); remove this folder "
+            "and resume again"
         ) from None
     if set(weights) != set(copy_weights(policy.model)):
         raise SeptError(f"checkpoint {str(folder)!r}: holds other tensors than the model; remove it")
     policy.model.load_state_dict(behind or weights, strict=False)
-    policy.version = state["sampler_version"]
+    policy.version = versions[0]
     sampler.refresh(policy)
     policy.model.load_state_dict(weights, strict=False)
-    policy.version = state["version"]
+    policy.version = versions[1]
     named = dict(policy.model.named_parameters())
     for key, value in moments.items():
         name, field = key.rsplit("/", 1)

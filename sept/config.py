@@ -6,9 +6,9 @@ import dataclasses
 import hashlib
 import json
 import logging
-import math
 import os
 import re
+import sys
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -25,7 +25,7 @@ class SeptError(ValueError):
 @cache
 def notice(line: str) -> None:
     """Tell the user something that is no mistake, on standard error, once per process."""
-    logging.getLogger("sept").warning(without_secrets(line))
+    logging.getLogger("sept").warning(without_secrets(" ".join(line.split())))
 
 
 def is_secret(name: str) -> bool:
@@ -199,7 +199,9 @@ class Config:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    )
 
 
 def _integer(value: Any, low: int) -> bool:

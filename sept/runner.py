@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import threading
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import SeptError
-from .durable import locked, sweep
+from .durable import Preempted, locked, sweep
 from .experiments import results_dir
 from .profiles import profile
 from .provenance import write_json
@@ -83,6 +84,9 @@ def run_notebooks(
                 f"notebook {path.name}: cell {error.exec_count} failed with {error.ename}: "
                 f"{error.evalue}; see {target}"
             ) from None
+        except Preempted:
+            logging.getLogger("asyncio").disabled = True  # it would show the traceback of what is given up
+            raise
         except DeadKernelError:
             raise SeptError(
                 f"notebook {path.name}: its kernel was killed, perhaps for lack of memory; give the same "

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence

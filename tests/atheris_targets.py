@@ -11,6 +11,7 @@ with atheris.instrument_imports(include=["sept", "json"]):
     import json
 
     import fuzzing
+
     from sept import durable, grading, verify
 
 logging.disable()

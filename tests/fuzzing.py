@@ -125,7 +125,7 @@ def mangle(rng, text, alphabet=JUNK):
     """Text with a few places changed, taken out, doubled or swapped."""
     for _ in range(rng.randrange(4)):
         i, j = sorted(rng.randrange(len(text) + 1) for _ in range(2))
-        piece = rng.choice([lambda: rng.choice(alphabet), lambda: text[i:j] * 2, lambda: ""])()
+        piece = rng.choice([rng.choice(alphabet), text[i:j] * 2, ""])
         text = text[:i] + piece + text[j if rng.random() < 0.5 else i :]
     return text
 

@@ -18,7 +18,6 @@ import types
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import random_policy
 from test_cli import complaint, sept
 from test_grading import worker
@@ -26,12 +25,12 @@ from test_grading import worker
 from sept import durable, experiments, grading, loop
 from sept.config import SeptError, notice, preset
 from sept.durable import Preempted, seal, sigterm, unseal, writing
-from sept.experiments import Run, Score, compute, note_cost, run_folder, score_file
+from sept.experiments import Score, compute, note_cost
 from sept.loop import TrainingError, train
-from sept.policy import BASES, load_policy
+from sept.policy import load_policy
 from sept.problems import Problem, ProblemSet
-from sept.provenance import write_json, write_text
-from sept.sampling import StaticEngine, make_sampler
+from sept.provenance import write_text
+from sept.sampling import StaticEngine
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = ProblemSet("words", tuple(Problem(str(i), "w", f"w{i} w{i + 3} w{2 * i}", "w9") for i in range(24)))

@@ -3,7 +3,6 @@
 Findings are kept below as examples.
 """
 
-import json
 import shutil
 
 import pytest
@@ -11,7 +10,6 @@ import torch
 from conftest import random_policy
 from fuzzing import (
     OPTIONS,
-    answer,
     check_config,
     check_grading,
     check_name,
@@ -24,16 +22,14 @@ from fuzzing import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_faults import CONFIG, content, cut
-from test_grading import COMMAND
+from test_faults import content, cut
 
-from sept import cli, grading
+from sept import grading
 from sept.checkpoints import newest_rows, restore
-from sept.config import SeptError, from_dict, notice
+from sept.config import SeptError, notice
 from sept.durable import seal
 from sept.grading import last_boxed
 from sept.policy import BASES, Policy, load_policy
-from sept.problems import load_problems
 from sept.sampling import StaticEngine
 
 quick = settings(

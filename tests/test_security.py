@@ -1,4 +1,4 @@
-"""What SECURITY.md promises: no code from files, no way out of the output folder, no secrets in what is written."""
+"""What SECURITY.md promises: no code from files, no way out of the output folder, no secrets written down."""
 
 import ast
 import json
@@ -16,11 +16,10 @@ from test_cli import complaint, sept
 from test_faults import content
 from test_grading import grades, worker
 
-from sept import benchmarks, experiments, grading, provenance, runner
+from sept import experiments, grading, provenance, runner
 from sept.config import SeptError, is_secret, notice, without_secrets
 from sept.durable import locked, sweep, writing
 from sept.policy import BASES, load_policy
-from sept.problems import load_problems
 from sept.provenance import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,8 +124,8 @@ def test_transformers_is_asked_for_safetensors_even_if_a_pickle_slips_through(tm
 
 
 def test_a_pickled_checkpoint_of_a_run_is_not_opened(tmp_path):
-    from sept.durable import seal
     from sept.checkpoints import restore
+    from sept.durable import seal
 
     mark = tmp_path / "it-ran"
     (tmp_path / "policy.safetensors").write_bytes(pickle.dumps(Bomb(mark)))

@@ -63,8 +63,8 @@ def test_100_000_grader_inputs(monkeypatch):
         grading._verdicts.clear()
     used = time.process_time() + sum(os.times()[2:4]) - used
     print(
-        f"{count} grader inputs ({len(distinct)} distinct pairs, seed {SEED}): {right} right, {len(deaths)} over "
-        f"the limit, {used:.0f} s of processor time"
+        f"{count} grader inputs ({len(distinct)} distinct pairs, seed {SEED}): {right} right, {len(deaths)} "
+        f"over the limit, {used:.0f} s of processor time"
     )
     assert set(deaths) <= {-27}, "SIGPROF is the limit on time"
     grading._stop_all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from .config import Config, SeptError, notice
-from .durable import locked, remove, seal, sweep, unseal, writing
-from .policy import Policy
+from .distributed import Ranks
+from .durable import cannot_write, locked, part, remove, seal, sweep, to_disk, unseal, writing
+from .policy import Policy, full_state, whole
 from .problems import ProblemSet
 from .provenance import environment, write_json, write_text
 from .sampling import Sampler
@@ -65,7 +66,9 @@ def open_folder(
             for folder in checkpoints(out):
                 shutil.rmtree(folder)
             return read_rows(out)
-        return newest_rows(out)
+        rows = newest_rows(out)
+        write_rows(out, rows)  # for all ranks to read
+        return rows
     (first, *_) = problems.items or problems.batch(0, config.questions, config.seed)
     write_json(
         record,
@@ -133,6 +136,20 @@ def last_good(out: Path) -> Path | str:
     return folders[-1] if folders else "none yet (it starts again from the beginning)"
 
 
+@contextmanager
+def _together(place: Path, ranks: Ranks) -> Iterator[Path]:
+    """`writing` by all ranks: the first one makes the folder and gives it its name."""
+    if ranks.first:
+        with writing(place, "all") as temporary:
+            temporary.mkdir()
+            ranks.meet()
+            yield temporary
+    else:
+        ranks.meet()
+        with cannot_write(place):
+            yield part(place, "all")
+
+
 def save(
     out: Path,
     rows: list[dict[str, Any]],
@@ -140,76 +157,109 @@ def save(
     optimizer: torch.optim.Optimizer,
     sampler_version: int,
     behind: dict[str, Tensor] | None,
+    ranks: Ranks,
 ) -> None:
     """Everything that determines the future, in safetensors, atomically; the last two are kept.
 
     Random numbers come from coordinates, so the number of the round is all their state. `behind` are the
-    weights of a sampler that may lag (offline, refresh_every > 1).
+    weights of a sampler that may lag (offline, refresh_every > 1). Each rank writes its share of the tensors,
+    whole, so that a run of any number of ranks, sharded or not, can go on from them.
     """
     from safetensors.torch import save_file
 
-    with writing(out / f"checkpoint-{len(rows)}") as temporary:
-        temporary.mkdir()
-        save_file(copy_weights(policy.model), temporary / "policy.safetensors")
+    end = f"-{ranks.rank + 1}-of-{ranks.world}.safetensors" if ranks.world > 1 else ".safetensors"
+    with _together(out / f"checkpoint-{len(rows)}", ranks) as temporary:
+
+        def put(name: str, tensors: dict[str, Tensor]) -> None:
+            save_file(tensors, temporary / f"{name}{end}")
+            to_disk(temporary / f"{name}{end}")
+
+        put("policy", copy_weights(policy.model, ranks))
         if behind is not None:
-            save_file(behind, temporary / "sampler.safetensors")
-        moments = {
-            f"{name}/{field}": value
+            put("sampler", behind)
+        moments = (
+            (f"{name}/{field}", whole(value))
             for name, parameter in policy.model.named_parameters()
             for field, value in optimizer.state.get(parameter, {}).items()
-        }
-        save_file(moments, temporary / "optimizer.safetensors")
-        write_rows(temporary, rows)
-        seal(temporary, {"version": policy.version, "sampler_version": sampler_version})
+        )
+        put("optimizer", own_share(moments, ranks))
+        ranks.meet()
+        if ranks.first:
+            write_rows(temporary, rows)
+            versions = {"version": policy.version, "sampler_version": sampler_version}
+            seal(temporary, {**versions, "ranks": ranks.world})
+    if not ranks.first:
+        return
     write_rows(out, rows)
     for old in [p for p in checkpoints(out) if int(p.name[11:]) <= len(rows)][:-2]:
         shutil.rmtree(old)
 
 
 def restore(
-    folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, sampler: Sampler
+    folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, sampler: Sampler, ranks: Ranks
 ) -> dict[str, Tensor] | None:
     """Load a checkpoint into policy, optimizer and sampler; returns the sampler's weights if they lag."""
     from safetensors.torch import load_file
 
     try:
         state = json.loads((folder / "state.json").read_text())
-        weights = load_file(folder / "policy.safetensors")
-        moments = load_file(folder / "optimizer.safetensors")
-        lagging = folder / "sampler.safetensors"
-        behind = load_file(lagging) if lagging.is_file() else None
+        files = {p: list(folder.glob(f"{p}*")) for p in ("policy", "optimizer", "sampler")}
+        if any(len(files[p]) != state.get("ranks", 1) for p in ("policy", "optimizer")):
+            raise FileNotFoundError("a file is missing")
+        weights, moments, behind = (
+            {name: tensor for path in paths for name, tensor in load_file(path).items()}
+            for paths in files.values()
+        )
         versions = int(state["sampler_version"]), int(state["version"])
-        shapes = {name: value.shape for name, value in policy.model.state_dict().items()}
-        own = {k.rsplit("/", 1)[0]: v for k, v in moments.items() if not k.endswith("/step")}
-        for name, value in (*weights.items(), *(behind or {}).items(), *own.items()):
-            if value.shape != shapes[name]:
+        own = policy.model.state_dict(keep_vars=True)
+        whole_moments = {k.rsplit("/", 1)[0]: v for k, v in moments.items() if not k.endswith("/step")}
+        for name, value in (*weights.items(), *behind.items(), *whole_moments.items()):
+            if value.shape != own[name].shape:
                 raise ValueError(f"tensor {name!r} has another shape")
     except Exception as error:  # safetensors raises a type of its own
         raise SeptError(
             f"checkpoint {str(folder)!r}: damaged ({' '.join(str(error).split())[:80]}); remove this folder "
             "and resume again"
         ) from None
-    if set(weights) != set(copy_weights(policy.model)):
+    if {id(own.get(name)) for name in weights} != {id(value) for value in own.values()}:
         raise SeptError(f"checkpoint {str(folder)!r}: holds other tensors than the model; remove it")
-    policy.model.load_state_dict(behind or weights, strict=False)
-    policy.version = versions[0]
+
+    @torch.no_grad()
+    def put(tensors: dict[str, Tensor], version: int) -> None:
+        for name, value in tensors.items():
+            own[name].copy_(like(own[name], value))
+        policy.version = version
+
+    put(behind or weights, versions[0])
     sampler.refresh(policy)
-    policy.model.load_state_dict(weights, strict=False)
-    policy.version = versions[1]
+    put(weights, versions[1])
     named = dict(policy.model.named_parameters())
     for key, value in moments.items():
         name, field = key.rsplit("/", 1)
         # AdamW keeps its count of steps on the CPU, its moments beside the weights.
-        optimizer.state[named[name]][field] = value if field == "step" else value.to(named[name].device)
-    return behind
+        optimizer.state[named[name]][field] = value if field == "step" else like(named[name], value)
+    return own_share(behind.items(), ranks) if behind else None
 
 
-def copy_weights(model: Any) -> dict[str, Tensor]:
-    """A copy of the state dict on the CPU, without the aliases of tied weights, which safetensors refuses."""
-    seen: set[int] = set()
-    out = {}
-    for name, value in model.state_dict().items():
-        if value.data_ptr() not in seen:
-            seen.add(value.data_ptr())
-            out[name] = value.detach().to("cpu", copy=True).contiguous()
-    return out
+def like(parameter: Any, value: Tensor) -> Tensor:
+    """`value` where `parameter` is; of a sharded parameter's value, this rank's shard."""
+    value = value.to(parameter.device)
+    if not hasattr(parameter, "device_mesh"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+def copy_weights(model: Any, ranks: Ranks) -> dict[str, Tensor]:
+    """A copy on the CPU of this rank's share of the state dict's tensors, each whole."""
+    return own_share(full_state(model), ranks)
+
+
+def own_share(tensors: Iterable[tuple[str, Tensor]], ranks: Ranks) -> dict[str, Tensor]:
+    """Every `world`-th of the tensors, copied to the CPU."""
+    return {
+        name: value.detach().to("cpu", copy=True).contiguous()
+        for i, (name, value) in enumerate(tensors)
+        if i % ranks.world == ranks.rank
+    }

@@ -107,13 +107,18 @@ def cannot_write(path: Path) -> Iterator[None]:
         ) from None
 
 
+def part(path: Path, by: str = "") -> Path:
+    """The name under which this process (or several, of one name) makes `path`."""
+    return path.with_name(f".{path.name}.{by or os.getpid()}.part")
+
+
 @contextmanager
-def writing(path: Path) -> Iterator[Path]:
+def writing(path: Path, by: str = "") -> Iterator[Path]:
     """A name for a file or folder that becomes `path` at the end, or nothing of it does.
 
     SeptError where it cannot be written. An existing `path` is replaced, a folder as the last step but one.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = part(path, by)
     with cannot_write(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,17 +126,18 @@ def writing(path: Path) -> Iterator[Path]:
             yield temporary
             inside = temporary.rglob("*") if temporary.is_dir() else ()
             for each in (*inside, temporary):
-                _to_disk(each)
+                to_disk(each)
             if path.is_dir() and not path.is_symlink():
                 remove(path)
             os.replace(temporary, path)
-            _to_disk(path.parent)
+            to_disk(path.parent)
         except BaseException:
             remove(temporary)
             raise
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -24,7 +24,7 @@ import torch
 from .config import SeptError, digest, is_secret
 from .loop import CANARY, StaleSamplerError
 from .objectives import token_log_probs
-from .policy import Policy, make_batch, merged, response_logits
+from .policy import Policy, make_batch, merged, response_logits, whole
 from .sampling import EngineError, Rollouts, _collect, check_request
 
 COLDEST = 0.01
@@ -96,6 +96,12 @@ class VllmEngine:
             **place,
             **self.options,
         }
+        if torch.distributed.is_initialized():  # torchrun's processes are there: one engine in each of them
+            fixed["distributed_executor_backend"] = "external_launcher"
+            if self.options.get("tensor_parallel_size", 1) != 1:
+                raise SeptError(
+                    "tensor_parallel_size: under torchrun each rank has an engine of its own, of 1"
+                )
         taken = sorted(set(fixed) & set(self.options))
         if taken:
             raise SeptError(f"engine setting {taken[0]!r}: the engine sets it itself, leave it out")
@@ -145,7 +151,7 @@ class VllmEngine:
         device = next(policy.model.parameters()).device
         batch = make_batch(random, drawn.tokens, drawn.lengths, policy.pad_id, device=device)
         with policy.autocast():
-            logits = response_logits(policy.model, batch, policy.vocab)
+            logits = policy.run(response_logits, policy.model, batch, policy.vocab)
         gaps = (token_log_probs(logits, batch.tokens, 0.6).cpu() - drawn.log_probs).abs()
         return gaps[batch.mask.cpu()].mean().item()
 
@@ -228,18 +234,21 @@ def _write_untied(policy: Policy, folder: Path) -> None:
     from transformers import GenerationConfig
 
     model = merged(policy.model)
-    ends = {m.weight.data_ptr() for m in (model.get_input_embeddings(), model.get_output_embeddings())}
+    tensors = model.state_dict(keep_vars=True)  # of a sharded model the shards, from here on
+    ends = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings())}
     state = {
-        name: (value[: policy.vocab] if value.data_ptr() in ends else value)
-        .detach()
-        .to("cpu", policy.compute, copy=True)
-        for name, value in model.state_dict().items()
+        name: whole(value.detach())[: policy.vocab if id(value) in ends else None].to(
+            "cpu", policy.compute, copy=True
+        )
+        for name, value in tensors.items()
     }
     kept, model.generation_config = model.generation_config, GenerationConfig()
+    model.should_save_on_this_rank = bool  # else only rank 0 would write, and every rank has its own folder
     try:  # some hub models' own is so contradictory that it cannot be saved
         model.save_pretrained(folder, state_dict=state)
     finally:
         model.generation_config = kept
+        del model.should_save_on_this_rank
     config = copy.deepcopy(model.config)
     config.tie_word_embeddings, config.vocab_size = False, policy.vocab or config.vocab_size
     config.save_pretrained(folder)

@@ -27,6 +27,7 @@ from test_faults import content, cut
 from sept import grading
 from sept.checkpoints import newest_rows, restore
 from sept.config import SeptError, notice
+from sept.distributed import Ranks
 from sept.durable import seal
 from sept.grading import last_boxed
 from sept.policy import BASES, Policy, load_policy
@@ -116,7 +117,7 @@ def check_checkpoint(out, rng):
         if changed and file.name != "state.json":
             seal(folder, {"version": 6, "sampler_version": 6})
         policy = random_policy(seed=1)
-        restore(folder, policy, torch.optim.AdamW(policy.model.parameters()), StaticEngine())
+        restore(folder, policy, torch.optim.AdamW(policy.model.parameters()), StaticEngine(), Ranks())
     except SeptError as error:
         assert "\n" not in str(error) and "checkpoint-3" in str(error)
     finally:

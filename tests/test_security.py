@@ -12,13 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import random_policy
 from test_cli import complaint, sept
 from test_faults import content
 from test_grading import grades, worker
 
 from sept import experiments, grading, provenance, runner
+from sept.checkpoints import restore
 from sept.config import SeptError, is_secret, notice, without_secrets
-from sept.durable import locked, sweep, writing
+from sept.distributed import Ranks
+from sept.durable import locked, seal, sweep, writing
 from sept.policy import BASES, load_policy
 from sept.provenance import write_text
 
@@ -124,14 +127,12 @@ def test_transformers_is_asked_for_safetensors_even_if_a_pickle_slips_through(tm
 
 
 def test_a_pickled_checkpoint_of_a_run_is_not_opened(tmp_path):
-    from sept.checkpoints import restore
-    from sept.durable import seal
-
     mark = tmp_path / "it-ran"
-    (tmp_path / "policy.safetensors").write_bytes(pickle.dumps(Bomb(mark)))
-    seal(tmp_path, {"version": 1, "sampler_version": 1})
-    with pytest.raises(SeptError, match="damaged"):
-        restore(tmp_path, None, None, None)
+    for name in ("policy", "optimizer"):
+        (tmp_path / f"{name}.safetensors").write_bytes(pickle.dumps(Bomb(mark)))
+    seal(tmp_path, {"version": 1, "sampler_version": 1, "ranks": 1})
+    with pytest.raises(SeptError, match="damaged .*header"):
+        restore(tmp_path, random_policy(), None, None, Ranks())
     assert not mark.exists()
 
 

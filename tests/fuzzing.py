@@ -133,7 +133,7 @@ def mangle(rng, text, alphabet=JUNK):
 def answer(rng, depth=3):
     """What a model might write in a box, or no model ever would."""
     kind = rng.random()
-    if kind < 0.004:
+    if kind < 0.0004:
         return rng.choice(DEADLY)
     if kind < 0.25:
         return mangle(rng, rng.choice(CORPUS))

@@ -103,7 +103,7 @@ $(VLLM_STAMP): pyproject.toml constraints.txt | $(STAMP)
 	@touch $@
 
 test-vllm: $(VLLM_STAMP)  ## the vLLM engine for real, in an environment of its own with vLLM's CPU build
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VLLM_PY) -m pytest tests/test_vllm.py tests/test_distributed.py -m vllm -s
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VLLM_PY) -m pytest tests/test_vllm.py tests/test_distributed.py tests/test_faults.py -m vllm -s
 
 clean:  ## remove .venv, .venv-vllm, caches and scratch figures; keeps results/ and committed figures
 	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

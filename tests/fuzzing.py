@@ -7,7 +7,6 @@ a seed) share it. Each check returns normally, whatever the input; anything else
 import csv
 import io
 import json
-import random
 import string
 from pathlib import Path
 
@@ -18,104 +17,14 @@ from sept import cli, config, grading, presets, prompts, sampling
 from sept.config import SeptError, from_dict, notice, preset
 from sept.problems import Problem, load_problems
 
-ATOMS = [
-    "0",
-    "1",
-    "-3",
-    "27",
-    "3.14",
-    ".5",
-    "1e9",
-    "10^6",
-    "x",
-    "y",
-    "n!",
-    r"\pi",
-    r"\infty",
-    "e",
-    "i",
-    "%",
-]
-ATOMS += [
-    r"\%",
-    r"^\circ",
-    "$",
-    r"\$",
-    r"\text{cm}",
-    r"\emptyset",
-    r"\mathbb{R}",
-    "A",
-    "(B)",
-    "true",
-    "1,000",
-]
-ATOMS += [
-    "\u2212",
-    "\u00bd",
-    "\u221e",
-    "\u6570",
-    "\U0001f600",
-    "\u202e",
-    "\x00",
-    "\x1b[2J",
-    "\t",
-    "\n",
-    "",
-    " ",
-]
-ATOMS += [
-    r"1{,}000",
-    r"\boxed{",
-    "}",
-    "{",
-    r"\frac",
-    r"\\",
-    "_",
-    "^",
-    "&",
-    "#",
-    "'",
-    '"',
-    r"\left(",
-    r"\right]",
-]
-WRAPS = [
-    r"\frac{%s}{%s}",
-    r"\sqrt{%s}",
-    r"\sqrt[%s]{%s}",
-    "%s^{%s}",
-    "%s_{%s}",
-    "(%s,%s)",
-    "[%s,%s)",
-    "%s+%s",
-]
-WRAPS += [
-    r"\{%s,%s\}",
-    "%s*%s",
-    "%s/%s",
-    r"%s \cdot %s",
-    "%s=%s",
-    r"\text{%s}",
-    r"\log_{%s}%s",
-    "%s %s",
-    "-%s",
-]
-WRAPS += [
-    r"\int_{%s}^{%s} x dx",
-    r"\sum_{n=%s}^{%s} n",
-    r"\binom{%s}{%s}",
-    r"\begin{pmatrix}%s\\%s\end{pmatrix}",
-]
-WRAPS += [
-    "|%s|",
-    r"\lim_{x\to %s} %s",
-    "%s<x<%s",
-    r"x \in [%s, %s]",
-    "%s!",
-    r"%s\%%",
-    r"\boxed{%s}",
-    "%s or %s",
-]
+ATOMS = r"""0 1 -3 27 3.14 .5 1e9 10^6 x y n! \pi \infty e i % \% ^\circ $ \$ \text{cm} \emptyset \mathbb{R} A
+(B) true 1,000 1{,}000 \boxed{ } { \frac \\ _ ^ & # ' " \left( \right]""".split()
+ATOMS += ["", " ", "\t", "\n", "\x00", "\x1b[2J", "\u2212", "\u00bd", "\u221e", "\u6570", "\U0001f600"]
+ATOMS += ["\u202e"]
+WRAPS = r"""\frac{%s}{%s} \sqrt{%s} \sqrt[%s]{%s} %s^{%s} %s_{%s} (%s,%s) [%s,%s) %s+%s \{%s,%s\} %s*%s %s/%s
+%s=%s \text{%s} \log_{%s}%s -%s \int_{%s}^{%s}x~dx \sum_{n=%s}^{%s}n \binom{%s}{%s} |%s| %s<x<%s %s! %s\%%
+\boxed{%s} \begin{pmatrix}%s\\%s\end{pmatrix} \lim_{x\to~%s}%s %s\cdot~%s""".split()
+WRAPS = [wrap.replace("~", " ") for wrap in WRAPS] + ["%s %s", "%s or %s", r"x \in [%s, %s]"]
 CORPUS = [text for pair in PAIRS for text in pair[:2]]
 DEADLY = [text for name, text in HOSTILE.items() if name not in ("megabyte", "surrogate")]
 JUNK = string.printable + "\\{}^_$%&#\u00e9\u2212\u0301\u202e\U0001f600\x00\x7f"
@@ -151,16 +60,8 @@ def pair(rng):
     given, reference = answer(rng), answer(rng)
     if rng.random() < 0.1:
         reference = given
-    around = rng.choice(
-        [
-            r"\boxed{%s}",
-            r"so \boxed{%s}.",
-            r"\boxed{%s",
-            "%s",
-            r"\boxed{\boxed{%s}}",
-            r"\boxed{1} \boxed{%s}",
-        ]
-    )
+    plain, cut, twice = r"so \boxed{%s}.", r"\boxed{%s", r"\boxed{1} \boxed{%s}"
+    around = rng.choice([plain, plain, plain, cut, twice, "%s", r"\boxed{\boxed{%s}}"])
     return around % given if rng.random() < 0.95 else mangle(rng, around % given), reference
 
 
@@ -180,54 +81,13 @@ def check_grading(pairs, world):
 
 # --- problem files ----------------------------------------------------------------------------------------
 
-CELLS = [
-    None,
-    "",
-    " ",
-    0,
-    1,
-    -1.5,
-    1e400,
-    True,
-    [],
-    [1],
-    {},
-    {"ground_truth": "4"},
-    "a" * 3000,
-    "\ud800",
-    "\x00",
-]
-CELLS += [
-    [{"role": "user", "content": "1+1?"}],
-    [{"role": "user"}],
-    [["user", "x"]],
-    {"a": {"b": []}},
-    10**400,
-]
-CELLS += [
-    "1+1?",
-    "2",
-    "\ufeff2",
-    "ok\nnot",
-    [{"from": "human", "value": "2?"}],
-    [None],
-    "\u202e",
-    [[[[]]]],
-    "NaN",
-]
-COLUMNS = [
-    "prompt",
-    "answer",
-    "id",
-    "family",
-    "reward_model",
-    "data_source",
-    "extra",
-    "",
-    "prompt ",
-    0,
-    "a\nb",
-]
+CELLS = [None, "", " ", 0, 1, -1.5, 1e400, True, [], [1], {}, {"ground_truth": "4"}, "a" * 3000, 10**400]
+CELLS += [[{"role": "user", "content": "1+1?"}], [{"role": "user"}], [["user", "x"]], {"a": {"b": []}}]
+CELLS += [[None]]
+CELLS += ["1+1?", "2", "\ufeff2", "ok\nnot", [{"from": "human", "value": "2?"}], "\u202e", [[[[]]]], "NaN"]
+CELLS += ["\ud800", "\x00"]
+COLUMNS = ["prompt", "answer", "id", "family", "reward_model", "data_source", "extra", "", "prompt ", 0]
+COLUMNS += ["a\nb"]
 
 
 def table(rng):
@@ -274,29 +134,10 @@ def problem_file(rng):
     return suffix, damage(rng, data) if rng.random() < 0.6 else data
 
 
-TOKENS = [
-    b'"',
-    b"{",
-    b"}",
-    b"[" * 5000,
-    b"]",
-    b",",
-    b"\n",
-    b"\r",
-    b"\x00",
-    b"\xff\xfe",
-    b"\xef\xbb\xbf",
-    b"1e999",
-]
-TOKENS += [
-    b"9" * 5000,
-    b"null",
-    b"\\ud800",
-    b'{"prompt":"q","answer":"a"}\n',
-    b"\xed\xa0\x80",
-    b"NaN",
-    b"PAR1",
-]
+TOKENS = [b'"', b"{", b"}", b"[" * 5000, b"]", b",", b"\n", b"\r", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf"]
+TOKENS += [b"9" * 5000, b"null", b"\\ud800", b'{"prompt":"q","answer":"a"}\n', b"\xed\xa0\x80", b"NaN"]
+TOKENS += [b"PAR1"]
+TOKENS += [b"1e999"]
 
 
 def damage(rng, data):
@@ -320,20 +161,8 @@ def damage(rng, data):
     return bytes(data)
 
 
-OPTIONS = [
-    "",
-    "",
-    "",
-    ":string",
-    ":math",
-    ":3",
-    ":max=64",
-    ":prompt=extra",
-    ":answer=answer",
-    ":id=id",
-    ":0",
-    "::",
-]
+OPTIONS = ["", "", "", ":string", ":math", ":3", ":max=64", ":prompt=extra", ":answer=answer", ":id=id"]
+OPTIONS += [":0", "::"]
 
 
 def check_problem_file(folder, suffix, data, options=""):
@@ -359,40 +188,9 @@ def check_problem_file(folder, suffix, data, options=""):
 # --- configs and names ------------------------------------------------------------------------------------
 
 FIELDS = [f.name for f in config.dataclasses.fields(config.Config)]
-VALUES = [
-    0,
-    1,
-    2,
-    -1,
-    0.5,
-    1e-300,
-    1e308,
-    float("nan"),
-    float("inf"),
-    -0.0,
-    True,
-    False,
-    None,
-    "",
-    "nll",
-    "grpo",
-]
-VALUES += [
-    "token",
-    "linear",
-    "cosine",
-    [],
-    {},
-    [1],
-    "1",
-    10**400,
-    -(10**400),
-    2**63,
-    "sept",
-    "0.6",
-    "\x00",
-    10**30,
-]
+VALUES = [0, 1, 2, -1, 0.5, 1e-300, 1e308, float("nan"), float("inf"), -0.0, True, False, None, "", "nll"]
+VALUES += ["token", "linear", "cosine", [], {}, [1], "1", 10**400, -(10**400), 2**63, "sept", "0.6", "\x00"]
+VALUES += ["grpo", 10**30, "ddp"]
 
 
 def fields(rng):
@@ -413,32 +211,10 @@ def check_config(given, arm="sept"):
     return True
 
 
-NAMES = [
-    "toy:test",
-    "toy:",
-    "toy:test:add3",
-    "H",
-    "H:plain",
-    "vllm:a=1",
-    "auto",
-    "0:1:0.1",
-    "0,1",
-    "a=1",
-    "sept",
-]
-NAMES += [
-    "math500+",
-    "x@y",
-    "o/n",
-    "\x00",
-    "x" * 300,
-    "..",
-    "toy:test:\u00b2",
-    "toy:dev:\u0663",
-    ":::",
-    "lr=[",
-    "+",
-]
+NAMES = ["toy:test", "toy:", "toy:test:add3", "H", "H:plain", "vllm:a=1", "auto", "0:1:0.1", "0,1", "a=1"]
+NAMES += ["math500+", "x@y", "o/n", "\x00", "x" * 300, "..", "toy:test:\u00b2", "toy:dev:\u0663", ":::"]
+NAMES += ["lr=["]
+NAMES += ["sept", "+"]
 
 
 def name(rng):
@@ -461,7 +237,3 @@ def check_name(text):
             use(text)
         except SeptError as error:
             assert str(error)
-
-
-def seeded(seed):
-    return random.Random(seed)

@@ -338,6 +338,41 @@ def test_a_dead_engine_is_one_line_and_resumes(tmp_path, monkeypatch, whole):
     assert content(tmp_path / "run") == whole
 
 
+@pytest.mark.vllm
+@pytest.mark.timeout(1800)
+def test_a_killed_vllm_process_is_one_line_and_resumes(tmp_path, monkeypatch):
+    """vLLM itself, its engine in a process of its own, which is killed in the middle of the run."""
+    psutil = pytest.importorskip("psutil")
+    pytest.importorskip("vllm")
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    engine, config = "vllm:kv_cache_memory_bytes=268435456", preset("sept", **SMALL, lr=1e-3)
+
+    def again(out, **more):
+        policy = random_policy(hidden=128, heads=2, kv=1, context=256, seed=1)
+        return train(config, policy, WORDS, tmp_path / out, engine=engine, **more)
+
+    def kill(row):
+        cores = [
+            p for p in psutil.Process().children(recursive=True) if "EngineCore" in " ".join(p.cmdline())
+        ]
+        if row["round"] == 1:
+            assert cores, "the engine has a process of its own"
+            for process in cores:
+                process.kill()
+
+    started = time.monotonic()
+    with pytest.raises(
+        TrainingError, match=r"round 1|round 2.*the engine died.*--resume from .*checkpoint-"
+    ) as error:
+        again("cut", on_round=kill)
+    print(f"{time.monotonic() - started:.0f} s until: {error.value}")
+    assert "\n" not in str(error.value)
+    again("cut", resume=True)
+    again("whole")
+    for name in ("rounds.jsonl", "final/model.safetensors"):
+        assert content(tmp_path / "cut")[name] == content(tmp_path / "whole")[name]
+
+
 # --- full and read-only disks -----------------------------------------------------------------------------
 
 

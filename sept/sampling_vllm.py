@@ -14,7 +14,9 @@ import copy
 import gc
 import os
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +134,35 @@ class VllmEngine:
         if self.asleep:
             torch.cuda.empty_cache()
             self.llm.wake_up(tags=["weights"])
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": self.scratch.name})
+        with self._at_work():
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_path": self.scratch.name})
         if self.asleep:
             self.llm.wake_up(tags=["kv_cache"])
         self.asleep = False
         self.llm.reset_prefix_cache()  # what it holds was computed with the old weights
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """EngineError, whatever vLLM dies of; for a process of its own that was killed it would wait for ever."""
+        core, over = getattr(getattr(self.llm, "llm_engine", None), "engine_core", None), threading.Event()
+
+        def watch() -> None:
+            while not over.wait(1.0):
+                if core.resources.engine_dead:
+                    death = RuntimeError("its process was killed")
+                    core.outputs_queue.put_nowait(death)
+                    for waiting in core.utility_results.values():
+                        waiting.set_exception(death)
+                    return
+
+        if hasattr(core, "resources"):  # it has a process of its own
+            threading.Thread(target=watch, daemon=True).start()
+        try:
+            yield
+        except Exception as error:  # of many types: a dead process, a device out of memory
+            raise EngineError(" ".join(str(error).split())[:300] or type(error).__name__) from error
+        finally:
+            over.set()
 
     @torch.no_grad()
     def _gap(self, policy: Policy) -> float:
@@ -209,10 +235,8 @@ class VllmEngine:
             for sample in range(n)
         ]
         requests = [TokensPrompt(prompt_token_ids=list(p)) for p in prompts for _ in range(n)]
-        try:
+        with self._at_work():
             answers = [r.outputs[0] for r in self.llm.generate(requests, params, use_tqdm=False)]
-        except Exception as error:  # of many types: a dead process, a device out of memory
-            raise EngineError(" ".join(str(error).split())[:300] or type(error).__name__) from error
         width = max(len(a.token_ids) for a in answers)
         tokens = torch.zeros(len(answers), width, dtype=torch.long)
         log_probs = torch.zeros(len(answers), width)

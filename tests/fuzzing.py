@@ -110,7 +110,7 @@ def table(rng):
 
 def problem_file(rng):
     """Suffix and bytes of a file that may or may not hold problems."""
-    suffix = rng.choice([".jsonl", ".jsonl", ".json", ".csv", ".parquet", ".txt", ""])
+    suffix = rng.choice([".jsonl"] * 8 + [".json", ".csv", ".parquet"] * 4 + [".txt"])
     rows = table(rng)
     if suffix == ".csv":
         lines = [list(rows[0])] if rows else []

@@ -143,7 +143,7 @@ class VllmEngine:
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
-        """EngineError, whatever vLLM dies of; for a process of its own that was killed it would wait for ever."""
+        """EngineError, whatever vLLM dies of; for a killed process of its own it would wait for ever."""
         core, over = getattr(getattr(self.llm, "llm_engine", None), "engine_core", None), threading.Event()
 
         def watch() -> None:

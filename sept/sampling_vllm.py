@@ -144,7 +144,8 @@ class VllmEngine:
     @contextmanager
     def _at_work(self) -> Iterator[None]:
         """EngineError, whatever vLLM dies of; for a killed process of its own it would wait for ever."""
-        core, over = getattr(getattr(self.llm, "llm_engine", None), "engine_core", None), threading.Event()
+        core: Any = getattr(getattr(self.llm, "llm_engine", None), "engine_core", None)
+        over = threading.Event()
 
         def watch() -> None:
             while not over.wait(1.0):

@@ -97,6 +97,54 @@ def test_any_json_is_a_value(value):
         check_config({field: value})
 
 
+# --- findings -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"prompt": "\ud800", "answer": "2"}, "row 1 has half a character"),
+        ({"prompt": "q", "answer": "2", "id": "\udfff"}, "row 1 has half a character"),
+        ({"prompt": [["user", "x"]], "answer": "2"}, "row 1 has an empty prompt"),
+        ({"prompt": [None, 7], "answer": "2"}, "row 1 has an empty prompt"),
+        ({"prompt": {"role": "user"}, "answer": "2"}, "row 1 has an empty prompt"),
+    ],
+)
+def test_cells_that_are_no_text_are_named(row, words, tmp_path):
+    (tmp_path / "p.jsonl").write_text(json.dumps(row))
+    with pytest.raises(SeptError, match=words):
+        load_problems(str(tmp_path / "p.jsonl"))
+
+
+def test_a_byte_order_mark_is_no_data(tmp_path):
+    (tmp_path / "p.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "q", "answer": "2"}')
+    assert load_problems(str(tmp_path / "p.jsonl")).items[0].prompt == "q"
+
+
+@pytest.mark.parametrize(
+    "given_",
+    [
+        {"lr": 10**400},
+        {"rounds": 2**63},
+        {"append_eos": 1},
+        {"gradient_checkpointing": "no"},
+        {"objective": []},
+    ],
+)
+def test_values_of_the_wrong_kind_are_refused(given_):
+    with pytest.raises(SeptError, match=next(iter(given_))):
+        from_dict(given_)
+
+
+def test_names_that_crashed_or_hung():
+    for text in ("toy:test:\u00b2", "toy:dev:" + "9" * 5000):
+        with pytest.raises(SeptError, match="unknown"):
+            load_problems(text)
+    with pytest.raises(SeptError, match="temperatures"):
+        cli.parse_temperatures("0:1:1e-12")
+    assert cli._fields(["lr=" + "[" * 100_000])["lr"].startswith("[[")
+
+
 @pytest.fixture(scope="module")
 def cut_run(tmp_path_factory):
     out = tmp_path_factory.mktemp("cut") / "run"

@@ -148,8 +148,8 @@ def test_smoke_runs_in_a_loop_stay_flat(tmp_path, monkeypatch):
     slope = np.polyfit(range(len(rows)), rows[:, 0], 1)[0]
     (first, *_, last), files = rows[:, 0], rows[:, 1].astype(int)
     print(
-        f"{len(rows)} loops after the warm-up: memory {first:.1f} to {last:.1f} MiB, {slope:+.3f} a loop (before "
-        f"trimming {rows[0, 2]:.0f} to {rows[-1, 2]:.0f}); open files {files.min()} to {files.max()}"
+        f"{len(rows)} loops after the warm-up: memory {first:.1f} to {last:.1f} MiB, {slope:+.3f} a loop "
+        f"(before trimming {rows[0, 2]:.0f} to {rows[-1, 2]:.0f}); open files {files.min()} to {files.max()}"
     )
     assert files.max() == files.min()
     assert slope < 0.1 and last < 1.02 * first

@@ -39,7 +39,10 @@ Template = Annotated[str, typer.Option(help="Prompt template; default: the one t
 Grader = Annotated[str, typer.Option(help="string, math or parity, for files and benchmarks.")]
 Length = Annotated[int | None, typer.Option(help="Response limit; default 56 on toy questions, else 1024.")]
 Engine = Annotated[
-    str, typer.Option(help="auto, static, transformers, or vllm with settings: vllm:tensor_parallel_size=2")
+    str,
+    typer.Option(
+        help="auto, static, transformers, exact, or vllm with settings: vllm:tensor_parallel_size=2"
+    ),
 ]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; small models are fastest with one.")]
@@ -443,8 +446,23 @@ def plan(
     plans = [costs.plan(chosen, m, length, prompt, **fields) for m in costs.machines(device, gpus, memory)]
     costs.refuse(name, plans)
     print("\n".join(costs.lines(chosen, plans, length, prompt)))
+    rounds = []
+    if chosen.arm:
+        from . import scaling
+
+        machine = costs.machines(device or "H100", gpus, memory)[0]
+        rounds = scaling.scaling(chosen.config(**fields), chosen.shape, machine, length, prompt)
+        print("\n".join(scaling.lines(rounds, machine.name)))
     _write(
-        json_, {"preset": name, "model": chosen.model, "length": length, "prompt": prompt, "plans": plans}
+        json_,
+        {
+            "preset": name,
+            "model": chosen.model,
+            "length": length,
+            "prompt": prompt,
+            "plans": plans,
+            "rounds": rounds,
+        },
     )
 
 

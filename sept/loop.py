@@ -90,8 +90,8 @@ def train(
         "problems": problems.hash(),
         "results_version": RESULTS_VERSION,
     }
-    if engine.startswith("vllm"):  # its draws differ from those of the built-in engines, which agree
-        identity["engine"] = "vllm"
+    if engine.startswith(("vllm", "exact")):  # which round otherwise than the others
+        identity["engine"] = engine.partition(":")[0]
     # Whatever can be refused is refused before anything is written.
     parse_engine(engine)
     room = policy.context - config.max_new_tokens - config.append_eos

@@ -2,7 +2,7 @@
 
 P parameters, T of them trained, per device of D that share the work as the authors' sharded trainer does
 (weights, gradients and optimizer divided by D; each device draws its share of the answers with a whole copy
-of the weights). `sept train` itself uses one device. Bytes of a number: c = 2 in bfloat16, 4 on a CPU.
+of the weights): `sept train` with sharding = fsdp. Bytes of a number: c = 2 in bfloat16, 4 on a CPU.
 
     fixed        4 P / D weights, 8 T / D AdamW
     training     4 T / D gradients, activations, logits in chunks: 24 bytes each, head and its gradient 2 c V h
@@ -235,5 +235,5 @@ def lines(preset: Preset, plans: list[dict[str, Any]], length: int, prompt: int)
         hours = [p["hours"][part] for p in plans]
         out.append(row(f"hours, {part}", ["-" if h is None else f"{h:,.2f}" for h in hours]))
     if any(p["gpus"] > 1 for p in plans):
-        out.append("several devices: as a sharded trainer would; `sept train` itself uses one")
+        out.append("several devices: under torchrun, with --set sharding=fsdp")
     return out

@@ -139,9 +139,7 @@ def take_steps(
     for batch_number, first in enumerate(batches):
         step_rows = range(first, min(first + size, len(rollouts)))
         step_tokens = int(rollouts.lengths[step_rows.start : step_rows.stop].sum())
-        most = config.micro_batch
-        if config.loss_normalisation != "microbatch-token":  # whose loss depends on what is in one
-            most = min(most, math.ceil(len(step_rows) / ranks.world))  # work for every rank
+        most = part_size(config, len(step_rows), ranks.world)
         parts = [list(step_rows[i : i + most]) for i in range(0, len(step_rows), most)]
         shares = config.loss_normalisation, step_tokens, len(step_rows), len(parts)
         own = parts[ranks.rank :: ranks.world]
@@ -193,6 +191,13 @@ def take_steps(
         "version": policy.version,
         **({} if changed is None else {"changed": changed}),
     }
+
+
+def part_size(config: Config, rows: int, world: int) -> int:
+    """Most sequences of a micro-batch, of a step's `rows`, where `world` ranks are to have work."""
+    if config.loss_normalisation == "microbatch-token":  # a loss that depends on what is in one
+        return config.micro_batch
+    return min(config.micro_batch, math.ceil(rows / world))
 
 
 def _large_head(config: Config, policy: Policy, rollouts: Rollouts) -> torch.nn.Linear | None:

@@ -42,6 +42,7 @@ def run(folder: Path, case: dict) -> None:
     problems = WORDS if base in made else load_problems("toy:train")
     fields = {**case["fields"], **(case.get("odd", {}) if rank == 1 else {})}
     config = preset(case["arm"], **fields)
+    policy.compute = getattr(torch, case.get("compute", "float32"))
     kept = loop.SharedSampler, loop.grade_all, steps.CHUNK
     loop.SharedSampler = Recording
     if base in made:  # its answers are never right, and without a difference GRPO does not move

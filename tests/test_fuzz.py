@@ -3,6 +3,7 @@
 Findings are kept below as examples.
 """
 
+import json
 import shutil
 
 import pytest
@@ -24,13 +25,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_faults import content, cut
 
-from sept import grading
+from sept import cli, grading
 from sept.checkpoints import newest_rows, restore
-from sept.config import SeptError, notice
+from sept.config import SeptError, from_dict, notice
 from sept.distributed import Ranks
 from sept.durable import seal
 from sept.grading import last_boxed
 from sept.policy import BASES, Policy, load_policy
+from sept.problems import load_problems
 from sept.sampling import StaticEngine
 
 quick = settings(

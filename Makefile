@@ -26,7 +26,7 @@ BRIEF := tee -a $(LOG) | awk '/(Downloading|Using cached).*[0-9] [MG]B/ {print "
 FAIL  := { tail -n 15 $(LOG) >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures test lint slow-tests test-all test-vllm clean
+.PHONY: help setup figures test lint slow-tests soak test-all test-vllm clean
 
 help:  ## this text
 	@echo "usage: make TARGET [PROFILE=smoke|quick|laptop|gpu|paper] [PYTHON=python3.12]"
@@ -63,7 +63,7 @@ figures: $(STAMP)  ## run the experiments of PROFILE and draw every figure
 	$(PY) -m sept figures --profile $(PROFILE)
 
 test: $(STAMP)  ## the fast tests, on CPU, without network
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not gpu and not vllm and not download" -n auto
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not soak and not gpu and not vllm and not download" -n auto
 
 lint: $(STAMP)  ## ruff and mypy
 	$(PY) -m ruff check .
@@ -71,8 +71,12 @@ lint: $(STAMP)  ## ruff and mypy
 
 # The fast tests come first, so a plain failure shows within minutes. The smoke notebooks are slow tests.
 slow-tests: lint test
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -m "slow and not gpu and not vllm and not download" --timeout 1800
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -m "slow and not soak and not gpu and not vllm and not download" --timeout 1800
 	@echo "every test passed, and every notebook in the smoke profile"
+
+soak: $(STAMP)  ## random kills, long fuzzing and ten minutes of runs in a loop: an hour and more
+	@$(PIP) --quiet -c constraints.txt -e ".[soak]"
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_soak.py -m soak -s
 
 test-all: slow-tests  ## lint, all CPU tests and every notebook in the smoke profile
 
@@ -99,7 +103,7 @@ $(VLLM_STAMP): pyproject.toml constraints.txt | $(STAMP)
 	@touch $@
 
 test-vllm: $(VLLM_STAMP)  ## the vLLM engine for real, in an environment of its own with vLLM's CPU build
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VLLM_PY) -m pytest tests/test_vllm.py tests/test_distributed.py -m vllm -s
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VLLM_PY) -m pytest tests/test_vllm.py tests/test_distributed.py tests/test_faults.py -m vllm -s
 
 clean:  ## remove .venv, .venv-vllm, caches and scratch figures; keeps results/ and committed figures
 	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -208,8 +208,8 @@ def round_(smoke: bool) -> Iterator[tuple[Row, pd.DataFrame]]:
         count = iter(range(10**6))
 
         def ours() -> float:
-            """A round's share of a run of five, with its grading, checks and writing."""
-            rounds = 1 if smoke else 5
+            """Rounds of a whole run of ten, with its grading, checks and writing."""
+            rounds = 1 if smoke else 10
             config = preset(
                 "sept", rounds=rounds, questions=B, mini_batch=B // 2, mu=mu, warmup=0, margins_every=0
             )
@@ -237,6 +237,7 @@ def trainer_settings(folder: Path, B: int, mu: int) -> dict[str, Any]:
 def sft_peer(policy: Policy, B: int, mu: int, folder: Path) -> Work:
     """`generate`, then TRL's SFTTrainer on the answers. One trainer, set up once; every round gets new data."""
     from datasets import Dataset
+    from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
     _, _, prompts = questions(B, policy)
@@ -247,13 +248,14 @@ def sft_peer(policy: Policy, B: int, mu: int, folder: Path) -> Work:
         tokens = generate(policy, prompts, LIMIT, [eos])
         rows = [t[:n].tolist() for t, n in zip(tokens, lengths(tokens, eos).tolist(), strict=True)]
         pairs = list(zip(prompts, rows, strict=True))
-        masks = [[0] * len(p) + [1] * len(r) for p, r in pairs]
-        return Dataset.from_dict({"input_ids": [p + r for p, r in pairs], "completion_mask": masks})
+        labels = [[-100] * len(p) + r for p, r in pairs]
+        return Dataset.from_dict({"input_ids": [p + r for p, r in pairs], "labels": labels})
 
     config = SFTConfig(
         **trainer_settings(folder, B, mu), num_train_epochs=mu, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}
     )
     trainer = SFTTrainer(policy.model, config, train_dataset=answers(), processing_class=policy.tokenizer)
+    trainer.remove_callback(PrinterCallback)
 
     def work() -> float:
         trainer.train_dataset = answers()
@@ -266,6 +268,7 @@ def sft_peer(policy: Policy, B: int, mu: int, folder: Path) -> Work:
 def grpo_peer(policy: Policy, B: int, mu: int, folder: Path) -> Work:
     """TRL's GRPOTrainer with a constant reward: as many sampled answers and as many steps on them."""
     from datasets import Dataset
+    from transformers import PrinterCallback
     from trl import GRPOConfig, GRPOTrainer
 
     texts, *_ = questions(B, policy)
@@ -278,6 +281,7 @@ def grpo_peer(policy: Policy, B: int, mu: int, folder: Path) -> Work:
     trainer = GRPOTrainer(
         policy.model, constant_rewards, args=config, train_dataset=data, processing_class=policy.tokenizer
     )
+    trainer.remove_callback(PrinterCallback)
 
     def work() -> float:
         trainer.train()

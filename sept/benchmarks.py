@@ -16,6 +16,7 @@ from .config import SeptError, notice, shipped
 from .grading import last_boxed
 from .problems import Problem
 
+_COMMIT = re.compile("[0-9a-f]{40}")
 PROMPT_LIMIT = 1024
 """Tokens: longer prompts are dropped from all sets of this file, as in the paper's runs."""
 
@@ -64,11 +65,19 @@ def from_hub(name: str, options: Mapping[str, str]) -> tuple[list[Problem], str]
             f"problems {name!r}: {source.repo} (split {source.split}, commit {revision or 'newest'}) cannot "
             f"be loaded ({_line(error)}); check the network, or name a file of your own"
         ) from None
-    problems = read(name, table, table.column_names, source)
-    if not revision:  # the cache keeps each commit in a folder of its name
-        found = [Path(file["filename"]).parent.name for file in table.cache_files]
-        revision = next((f for f in found if re.fullmatch("[0-9a-f]{40}", f)), None)
-        notice(f"problems {name!r}: no commit is pinned, took {revision or source.repo}; pin {name}@COMMIT")
+    # The cache keeps each commit in a folder of its name; without the hub `datasets` takes the newest of them,
+    # whatever was asked for.
+    parts = [part for file in table.cache_files for part in Path(file["filename"]).parts]
+    found = next((part for part in parts if _COMMIT.fullmatch(part)), None)
+    pinned = _COMMIT.fullmatch(revision or "") is not None
+    if pinned and found not in (revision, None):
+        raise SeptError(
+            f"problems {name!r}: commit {revision} cannot be had without the hub, only the newest in the local "
+            f"cache, {found}; go online, or ask for {name}@{found}"
+        )
+    if not pinned:
+        notice(f"problems {name!r}: no commit is pinned, took {found or source.repo}; pin {name}@COMMIT")
+    problems, revision = read(name, table, table.column_names, source), found or revision
     return problems, f"{name}@{revision}" if revision else name
 
 

@@ -76,12 +76,13 @@ def _with(name: str, option: str) -> str:
     return f"{name}:{option}" if option else name
 
 
-def _show_prompt(policy: Any, problems: Any, questions: int = 1, seed: int = 0) -> dict[str, str]:
+def _show_prompt(policy: Any, problems: Any, questions: int = 1, seed: int = 0) -> dict[str, Any]:
     """Print the first problem's prompt as the model sees it; returns what is written beside results."""
     (first, *_) = problems.items or problems.batch(0, questions, seed)
     shown = policy.shown(first.prompt)
     print(f"prompt of problem {first.id}, template {policy.template}: {shown!r}")
-    return {"template": policy.template, "prompt": shown, "grader": problems.world}
+    described = {"template": policy.template, "prompt": shown, "grader": problems.world}
+    return described | {"revision": policy.revision}
 
 
 def _set_up(threads: int, json_: Path | None = None) -> None:
@@ -477,8 +478,9 @@ def theorem(
     from .policy import load_policy
 
     _set_up(threads, json_)
-    policy = load_policy(str(model))
+    policy = _load(str(model), "auto", "float32", False)
     questions, others = lm.question_sets(policy, prompts, seed)
+    described = _show_prompt(policy, questions)
     limit = max_new_tokens or (56 if questions.world == "toy" else 48)
     if trained is not None:
         report = lm.between(policy, load_policy(trained), questions, tau_s, tau_t, seed, limit)
@@ -517,7 +519,7 @@ def theorem(
 
         parts = [t.assign(questions=name) for name, t in tables.items()]
         write_text(table, pd.concat(parts).to_csv(index=False) if parts else "")
-    _write(json_, report)
+    _write(json_, {**described, **report})
 
 
 def _theorem_line(name: str, row: dict[str, Any]) -> str:

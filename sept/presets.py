@@ -19,6 +19,7 @@ class Shape:
     """A model's architecture, as far as its size and cost depend on it."""
 
     hub: str
+    """Repository and commit, as `load_policy` takes them."""
     hidden: int
     layers: int
     heads: int

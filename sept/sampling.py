@@ -425,7 +425,9 @@ class StaticEngine:
         max_new_tokens: int,
         seed: int,
         draw: int = 0,
+        logits: Tensor | None = None,
     ) -> Rollouts:
+        """logits [N, max_new_tokens, V]: filled with what each token was drawn from."""
         longest = max(map(len, prompts), default=0)
         check_request(prompts, n, tau, longest + max_new_tokens, self.context)
         noise = torch.from_numpy(uniforms(keys, n, max_new_tokens, seed, draw))
@@ -437,7 +439,7 @@ class StaticEngine:
         for first in range(0, len(order), per_batch):
             chosen = order[first : first + per_batch]
             rows = torch.tensor([i * n + s for i in chosen for s in range(n)])
-            self._decode([prompts[i] for i in chosen], n, tau, noise, rows, tokens, log_probs)
+            self._decode([prompts[i] for i in chosen], n, tau, noise, rows, tokens, log_probs, logits)
         return _collect(prompts, n, tokens, log_probs, self.eos, tau, self.version)
 
     def _decode(
@@ -449,6 +451,7 @@ class StaticEngine:
         rows: Tensor,
         tokens: Tensor,
         log_probs: Tensor,
+        kept: Tensor | None,
     ) -> None:
         """Fill tokens[rows] and log_probs[rows] for a batch of prompts of n samples each."""
         width, limit = max(map(len, prompts)), tokens.shape[1]
@@ -485,6 +488,8 @@ class StaticEngine:
             token, log_p = choose(logits, noise[rows, t], tau)
             tokens[rows, t] = token
             log_probs[rows, t] = log_p
+            if kept is not None:
+                kept[rows, t] = logits
             alive &= ~torch.isin(token, eos)
             left = int(alive.sum())
             if left == 0 or t == limit - 1:

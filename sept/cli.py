@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -59,6 +62,8 @@ def main() -> None:
 
 
 def _end(message: str, code: int) -> NoReturn:
+    if os.environ.get("RANK", "0") != "0":  # mostly rank 0 says the same, and torchrun then ends the others
+        time.sleep(5)
     print(f"sept: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 
@@ -86,8 +91,6 @@ def _show_prompt(policy: Any, problems: Any, questions: int = 1, seed: int = 0) 
 
 
 def _set_up(threads: int, json_: Path | None = None) -> None:
-    import warnings
-
     import torch
     from transformers.utils import logging
 
@@ -184,6 +187,7 @@ def train(
     """Run Algorithm 1, or any other arm of the paper."""
     from tqdm import tqdm
 
+    from .distributed import join
     from .loop import train as run_loop
     from .presets import find_preset
     from .problems import load_problems
@@ -206,10 +210,15 @@ def train(
     problem_set = load_problems(_with(chosen, grader))
     dev_set = load_problems(dev) if settings.eval_every else None
     _set_up(threads, json_)
+    ranks = join(settings.sharding)  # before the model is loaded, onto this rank's device
+    if not ranks.first:
+        sys.stdout = open(os.devnull, "w")
+        warnings.simplefilter("ignore")
+        json_ = None
     policy = _load(_with(model or "H", template), device, dtype, trust_remote_code)
     described = _show_prompt(policy, problem_set, settings.questions, settings.seed)
     name = preset_ or arm
-    with tqdm(total=settings.rounds, unit=" rounds", desc=f"train {name}") as bar:
+    with tqdm(total=settings.rounds, unit=" rounds", desc=f"train {name}", disable=not ranks.first) as bar:
 
         def show(row: dict[str, Any]) -> None:
             bar.update(row["round"] + 1 - bar.n)
@@ -232,6 +241,7 @@ def train(
     config_ = json.loads(settings.to_json())
     _write(json_, {**described, "out": str(out), "config": config_, "last_round": rows[-1]})
     print(f"wrote {out / 'final'} and {out / 'rounds.jsonl'}")
+    ranks.leave()
 
 
 def _scores(table: Any, tau: float) -> dict[str, float]:

@@ -280,7 +280,7 @@ def visited_logits(
         part = list(range(first, min(first + rows, len(rollouts))))
         batch = rows_batch(policy, rollouts, part)
         mask = batch.mask.cpu()
-        logits = response_logits(model, batch, policy.vocab)[batch.mask].float().cpu()
+        logits = policy.run(response_logits, model, batch, policy.vocab)[batch.mask].float().cpu()
         owner = torch.tensor(part)[:, None].expand_as(mask)[mask]
         yield owner, batch.tokens.cpu()[mask], logits
 

@@ -226,7 +226,10 @@ class TransformersEngine:
             # `generate` merges what a checkpoint's own config asks for (penalties, suppressed tokens).
             self.frozen.generation_config = GenerationConfig()
         else:
-            self.frozen.load_state_dict(policy.model.state_dict())
+            # Not by state dict: of a sharded model that would be the shards, even while it is whole.
+            with torch.no_grad():
+                for mine, new in zip(self.frozen.parameters(), policy.model.parameters(), strict=True):
+                    mine.copy_(new)
         self.frozen.eval().requires_grad_(False)
         self.policy, self.version = policy, policy.version
 

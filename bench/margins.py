@@ -2,8 +2,8 @@
 
     python bench/margins.py [--threads 2] [--vocabulary 151936] [--prefixes 256]
 
-Prefixes a second given logits (float32; slope, R2, KL, intercept) against the larger of two limits: bytes read (two
-arrays of logits) over the measured copy bandwidth, and exponentials (two a token) over the measured
+Prefixes a second given logits (float32; slope, R2, KL, intercept) against the larger of two limits: bytes read
+(two arrays of logits) over the measured copy bandwidth, and exponentials (two a token) over the measured
 exponentials a second, each at the same number of threads. The three take turns, five times.
 """
 
@@ -54,8 +54,9 @@ def measure(threads: int, vocabulary: int, prefixes: int) -> dict[str, Any]:
     limit = min(("copy", "exp"), key=lambda name: speed[name].median())
     share = speed["ours"] / speed[limit]
     return dict(
-        ours=speed["ours"].median(), peer=speed[limit].median(), ratio=share.median(), lo=share.quantile(0.25),
-        hi=share.quantile(0.75), ours_as=f"ours/{threads}", peer_as=f"{limit}/{threads}", runs=len(share), extra=extra,
+        ours=speed["ours"].median(), peer=speed[limit].median(), ratio=share.median(),
+        lo=share.quantile(0.25), hi=share.quantile(0.75), ours_as=f"ours/{threads}",
+        peer_as=f"{limit}/{threads}", runs=len(share), extra=extra,
     )  # fmt: skip
 
 
@@ -67,8 +68,8 @@ def main() -> None:
     a = parser.parse_args()
     r = measure(a.threads, a.vocabulary, a.prefixes)
     print(
-        f"{r['ours']:,.0f} prefixes/s at V = {a.vocabulary:,} on {a.threads} threads, {r['ratio']:.0%} of the limit "
-        f"({r['peer_as']}, {r['peer']:,.0f}); {r['extra']:,.0f} MiB beyond the logits"
+        f"{r['ours']:,.0f} prefixes/s at V = {a.vocabulary:,} on {a.threads} threads, {r['ratio']:.0%} of the "
+        f"limit ({r['peer_as']}, {r['peer']:,.0f}); {r['extra']:,.0f} MiB beyond the logits"
     )
 
 

@@ -2,10 +2,10 @@
 
     python bench/run.py [--only sampling,round,...] [--smoke] [--check] [--out bench/results]
 
-Writes results.csv (one row per comparison: ratio with quartiles, run by run), runs.csv (every run), machine.json
-and results.png. --smoke: small sizes, to see that everything runs. --check: exit 1 if a ratio lies more than a
-quarter below the committed one in bench/results; ratios, because seconds belong to a machine. Peers that are not
-installed are reported and left out. Every peer may use one thread or all cores, whichever is faster.
+Writes results.csv (one row per comparison: ratio with quartiles, run by run), runs.csv (every run),
+machine.json and results.png. --smoke: small sizes, to see that everything runs. --check: exit 1 if a ratio lies
+more than a quarter below the committed one in bench/results; ratios, because seconds belong to a machine. Peers
+that are not installed are reported and left out. Everybody may use one thread or all cores, whichever is faster.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def generate(
         mask[i, width - len(p) :] = 1
     with torch.inference_mode():
         out = policy.model.generate(
-            ids, attention_mask=mask, do_sample=True, temperature=TAU, top_k=0, top_p=1.0, max_new_tokens=length,
-            eos_token_id=eos, pad_token_id=policy.pad_id, cache_implementation=cache,
+            ids, attention_mask=mask, do_sample=True, temperature=TAU, top_k=0, top_p=1.0, eos_token_id=eos,
+            max_new_tokens=length, pad_token_id=policy.pad_id, cache_implementation=cache,
         )  # fmt: skip
     return out[:, width:]
 
@@ -105,12 +105,14 @@ def sampling(smoke: bool) -> Iterator[tuple[Row, pd.DataFrame]]:
     policy = load_policy("H")
     engine = StaticEngine()
     engine.refresh(policy)
+    eos = policy.eos_ids[0]
     for B, goal in ((32, 3.2), (128, 4.2), (512, 4.7)):
         _, ids, prompts = questions(B, policy)
-        eos = policy.eos_ids[0]
         draw = iter(range(10**6))
 
-        def ours(ids: list[str] = ids, prompts: list[list[int]] = prompts, draw: Iterator[int] = draw) -> float:
+        def ours(
+            ids: list[str] = ids, prompts: list[list[int]] = prompts, draw: Iterator[int] = draw
+        ) -> float:
             return int(engine.sample(prompts, ids, 1, TAU, LIMIT, 0, next(draw)).lengths.sum())
 
         def peer(cache: str | None, prompts: list[list[int]] = prompts) -> float:
@@ -119,7 +121,15 @@ def sampling(smoke: bool) -> Iterator[tuple[Row, pd.DataFrame]]:
         contenders = by_threads(ours=ours, generate=lambda peer=peer: peer(None))
         contenders |= {"generate/static cache": (1, lambda peer=peer: peer("static"))}
         runs = interleave(contenders, 2 if smoke else 12, 60)
-        yield dict(what=f"sampling, B = {B}", peer_name="generate", goal=goal, **ratio(runs, "ours", "generate")), runs
+        yield (
+            dict(
+                what=f"sampling, B = {B}",
+                peer_name="generate",
+                goal=goal,
+                **ratio(runs, "ours", "generate"),
+            ),
+            runs,
+        )
         if B == 512:
             yield share_of_limit(policy, prompts, runs), runs.head(0)
 
@@ -148,7 +158,7 @@ def share_of_limit(policy: Policy, prompts: list[list[int]], runs: pd.DataFrame)
 
 
 def larger(smoke: bool) -> Iterator[tuple[Row, pd.DataFrame]]:
-    """A random model of 4 M parameters, heads of 64, 32 tokens an answer; tokens a second. vLLM if it is there."""
+    """A random model of 4 M parameters, heads of 64, 32 tokens an answer; tokens a second."""
     python, length = HERE.parent / ".venv-vllm/bin/python", 32
     with tempfile.TemporaryDirectory() as folder:
         policy = larger_model(Path(folder) / "model")
@@ -163,9 +173,13 @@ def larger(smoke: bool) -> Iterator[tuple[Row, pd.DataFrame]]:
             )  # fmt: skip
             assert vllm.stdout is not None
             if not vllm.stdout.readline().strip():
-                raise SystemExit(f"vLLM does not start; see why with: {python} {HERE / 'peer_vllm.py'} MODEL")
+                raise SystemExit(
+                    f"vLLM does not start; see why with: {python} {HERE / 'peer_vllm.py'} MODEL"
+                )
         else:
-            print("vLLM's CPU build is not installed (make test-vllm installs it): left out", file=sys.stderr)
+            print(
+                "vLLM's CPU build is not installed (make test-vllm installs it): left out", file=sys.stderr
+            )
         for B, goal in ((32, 1.9), (128, 1.9), (512, 1.9)):
             _, ids, prompts = questions(B, policy)
 
@@ -204,7 +218,9 @@ def round_(smoke: bool) -> Iterator[tuple[Row, pd.DataFrame]]:
             try:
                 peers[name] = make(load_policy("H"), B, mu, Path(folder) / name.split()[1])
             except ImportError as error:
-                print(f"{name} left out: {error} (pip install -c constraints.txt '.[peers]')", file=sys.stderr)
+                print(
+                    f"{name} left out: {error} (pip install -c constraints.txt '.[peers]')", file=sys.stderr
+                )
         count = iter(range(10**6))
 
         def ours() -> float:
@@ -222,15 +238,24 @@ def round_(smoke: bool) -> Iterator[tuple[Row, pd.DataFrame]]:
             contenders |= {f"{name}/{t}": (t, work) for t in THREADS}
         runs = interleave(contenders, 1 if smoke else 5, 150)
     for name in peers:
-        yield dict(what=f"SePT round, {B} problems, mu = {mu}", peer_name=name, goal=4.0, **ratio(runs, "ours", name)), runs
+        yield (
+            dict(
+                what=f"SePT round, {B} problems, mu = {mu}",
+                peer_name=name,
+                goal=4.0,
+                **ratio(runs, "ours", name),
+            ),
+            runs,
+        )
 
 
-def trainer_settings(folder: Path, B: int, mu: int) -> dict[str, Any]:
+def trainer_settings(folder: Path, B: int) -> dict[str, Any]:
     """What both TRL trainers are told: the run's own numbers, and nothing that costs time for no work."""
     return dict(
-        output_dir=str(folder), per_device_train_batch_size=B // 2, learning_rate=1e-4, lr_scheduler_type="constant",
-        weight_decay=0.01, max_grad_norm=1.0, use_cpu=True, bf16=False, report_to=[], logging_strategy="no",
-        save_strategy="no", disable_tqdm=True, gradient_checkpointing=False, dataloader_pin_memory=False, seed=0,
+        output_dir=str(folder), per_device_train_batch_size=B // 2, learning_rate=1e-4, weight_decay=0.01,
+        lr_scheduler_type="constant", max_grad_norm=1.0, use_cpu=True, bf16=False, report_to=[], seed=0,
+        logging_strategy="no", save_strategy="no", disable_tqdm=True, gradient_checkpointing=False,
+        dataloader_pin_memory=False,
     )  # fmt: skip
 
 
@@ -252,7 +277,10 @@ def sft_peer(policy: Policy, B: int, mu: int, folder: Path) -> Work:
         return Dataset.from_dict({"input_ids": [p + r for p, r in pairs], "labels": labels})
 
     config = SFTConfig(
-        **trainer_settings(folder, B, mu), num_train_epochs=mu, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}
+        **trainer_settings(folder, B),
+        num_train_epochs=mu,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
     )
     trainer = SFTTrainer(policy.model, config, train_dataset=answers(), processing_class=policy.tokenizer)
     trainer.remove_callback(PrinterCallback)
@@ -274,7 +302,7 @@ def grpo_peer(policy: Policy, B: int, mu: int, folder: Path) -> Work:
     texts, *_ = questions(B, policy)
     group = 8
     config = GRPOConfig(
-        **trainer_settings(folder, B, mu), max_steps=2 * mu, num_generations=group, generation_batch_size=B,
+        **trainer_settings(folder, B), max_steps=2 * mu, num_generations=group, generation_batch_size=B,
         num_iterations=mu, temperature=TAU, top_p=1.0, top_k=0, max_completion_length=LIMIT, beta=0.0,
     )  # fmt: skip
     data = Dataset.from_dict({"prompt": texts})
@@ -313,13 +341,18 @@ def evaluation(smoke: bool) -> Iterator[tuple[Row, pd.DataFrame]]:
         right = 0
         for first in range(0, len(prompts), batch):
             tokens = generate(policy, prompts[first : first + batch], LIMIT, [eos])
-            for i, text in enumerate(policy.tokenizer.batch_decode(tokens, skip_special_tokens=True), first):
+            for i, text in enumerate(
+                policy.tokenizer.batch_decode(tokens, skip_special_tokens=True), first
+            ):
                 right += verify(golds[i // n], parse(text))
         return len(prompts)
 
     runs = interleave(by_threads(ours=ours, plain=peer), 1 if smoke else 4, 150)
     what = f"evaluation, {len(problems.items)} questions of six families, n = {n}"
-    yield dict(what=what, peer_name="generate + math-verify", goal=5.0, **ratio(runs, "ours", "plain")), runs
+    yield (
+        dict(what=what, peer_name="generate + math-verify", goal=5.0, **ratio(runs, "ours", "plain")),
+        runs,
+    )
 
 
 def theorem(smoke: bool) -> Iterator[tuple[Row, pd.DataFrame]]:
@@ -389,8 +422,16 @@ def grading(smoke: bool) -> Iterator[tuple[Row, pd.DataFrame]]:
     contenders = {"ours/all cores": (1, ours), "cached/1": (1, cached), "plain/1": (1, plain)}
     runs = interleave(contenders, 1 if smoke else 6, 60)
     what = f"grading, {count} different answers"
-    yield dict(what=f"{what}, {CORES} cores", peer_name="math-verify", goal=1.8, **ratio(runs, "ours", "plain")), runs
-    yield dict(what=f"{what}, cached", peer_name="math-verify", goal=50.0, **ratio(runs, "cached", "plain")), runs
+    yield (
+        dict(
+            what=f"{what}, {CORES} cores", peer_name="math-verify", goal=1.8, **ratio(runs, "ours", "plain")
+        ),
+        runs,
+    )
+    yield (
+        dict(what=f"{what}, cached", peer_name="math-verify", goal=50.0, **ratio(runs, "cached", "plain")),
+        runs,
+    )
 
 
 def starting(smoke: bool) -> Iterator[tuple[Row, pd.DataFrame]]:
@@ -441,8 +482,15 @@ def draw(results: pd.DataFrame, path: Path) -> None:
         colour = "tab:green" if row["ratio"] >= row["goal"] else "tab:red"
         axis.plot([row["lo"] / row["goal"], row["hi"] / row["goal"]], [y, y], color=colour)
         axis.plot(row["ratio"] / row["goal"], y, "o", color=colour)
-        axis.annotate(f"{row['ratio']:.2f} of {row['goal']:g}", (1.02, y), xycoords=("axes fraction", "data"), va="center")
-    axis.set_yticks(range(len(table)), [f"{w} / {p}" for w, p in zip(table["what"], table["peer_name"], strict=True)])
+        axis.annotate(
+            f"{row['ratio']:.2f} of {row['goal']:g}",
+            (1.02, y),
+            xycoords=("axes fraction", "data"),
+            va="center",
+        )
+    axis.set_yticks(
+        range(len(table)), [f"{w} / {p}" for w, p in zip(table["what"], table["peer_name"], strict=True)]
+    )
     axis.axvline(1, color="grey", lw=0.8)
     axis.set_xscale("log")
     axis.set_xlabel("ratio over what is asked for; median and quartiles of interleaved runs")
@@ -454,7 +502,10 @@ def regressions(results: pd.DataFrame, committed: pd.DataFrame) -> list[str]:
     """Comparisons whose upper quartile lies more than a quarter below the committed ratio."""
     both = results.merge(committed, on=["what", "peer_name"], suffixes=("", " before"))
     worse = both[both["hi"] < 0.75 * both["ratio before"]]
-    return [f"{r['what']} / {r['peer_name']}: {r['ratio']:.2f}, was {r['ratio before']:.2f}" for _, r in worse.iterrows()]
+    return [
+        f"{r['what']} / {r['peer_name']}: {r['ratio']:.2f}, was {r['ratio before']:.2f}"
+        for _, r in worse.iterrows()
+    ]
 
 
 def main() -> None:
@@ -472,15 +523,19 @@ def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     committed = HERE / "results" / "results.csv"
-    before = pd.read_csv(committed) if committed.is_file() else pd.DataFrame(columns=["what", "peer_name", "ratio"])
+    before = (
+        pd.read_csv(committed)
+        if committed.is_file()
+        else pd.DataFrame(columns=["what", "peer_name", "ratio"])
+    )
     rows, all_runs, started = [], [], time.monotonic()
     for name in names:
         for row, runs in ROWS[name](a.smoke):
             rows.append({"benchmark": name, **row})
             all_runs.append(runs.assign(benchmark=name, what=row["what"]))
             print(
-                f"{row['what']} / {row['peer_name']}: {row['ratio']:.2f} [{row['lo']:.2f}, {row['hi']:.2f}], asked "
-                f"{row['goal']:g} ({row['ours']:,.4g} {row['ours_as']}, {row['peer']:,.4g} {row['peer_as']})",
+                f"{row['what']} / {row['peer_name']}: {row['ratio']:.2f} [{row['lo']:.2f}, {row['hi']:.2f}], "
+                f"asked {row['goal']:g} ({row['ours']:,.4g} {row['ours_as']}, {row['peer']:,.4g} {row['peer_as']})",
                 flush=True,
             )
     a.out.mkdir(parents=True, exist_ok=True)
@@ -490,7 +545,12 @@ def main() -> None:
         results = pd.concat([kept[~kept["benchmark"].isin(names)], results])
     results.to_csv(place, index=False, float_format="%.4g")
     pd.concat(all_runs).to_csv(a.out / "runs.csv", index=False, float_format="%.5g")
-    note = {**machine(), "seconds": round(time.monotonic() - started), "benchmarks": names, "smoke": a.smoke}
+    note = {
+        **machine(),
+        "seconds": round(time.monotonic() - started),
+        "benchmarks": names,
+        "smoke": a.smoke,
+    }
     (a.out / "machine.json").write_text(json.dumps(note, indent=1) + "\n")
     draw(results, a.out / "results.png")
     if a.check and (worse := regressions(pd.DataFrame(rows), before)):

@@ -29,7 +29,7 @@ out_dir = "figures/quick"  # str: where figures, tables and the headline numbers
 # %%
 import pandas as pd
 
-from sept import experiments, figures, profiles
+from sept import experiments, figures, figures_scores, profiles
 from sept.evaluation import best_temperature, peak_shift, sweep_table
 from sept.provenance import environment
 
@@ -50,7 +50,7 @@ figures.use_style()
 experiments.compute(scale.sweep().values(), label="base")
 sweep = experiments.scored(scale.sweep())
 table = sweep_table(sweep)
-figures.save_figure(figures.figure_1a_beside, "figure_1a", table, out_dir, provenance, measured=measured)
+figures.save_figure(figures_scores.figure_1a, "figure_1a", table, out_dir, provenance, measured=measured)
 
 # %% [markdown]
 # Cold decoding picks the model's favourite answer again and again: good if the favourite is right,

@@ -26,7 +26,7 @@ out_dir = "figures/quick"  # str: where figures, tables and the headline numbers
 # %%
 import pandas as pd
 
-from sept import experiments, figures, profiles
+from sept import experiments, figures, figures_scores, profiles
 from sept.evaluation import summary_rows
 from sept.provenance import environment
 
@@ -58,7 +58,7 @@ for tau in scale.temperatures:
         scored = [experiments.scores(s) for s in wanted[arm, tau]]
         rows += summary_rows(scored, method=experiments.ARM_NAMES[arm], temperature=tau)
 table = pd.DataFrame(rows)
-figures.save_figure(figures.figure_6, "figure_6", table, out_dir, provenance, measured=measured)
+figures.save_figure(figures_scores.figure_6, "figure_6", table, out_dir, provenance, measured=measured)
 
 # %% [markdown]
 # The peaks of each curve:

@@ -32,7 +32,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sept import experiments, figures, figures_training, profiles
+from sept import experiments, figures, figures_scores, figures_training, profiles
 from sept.evaluation import (
     best_for_each_k,
     best_temperature,
@@ -109,7 +109,7 @@ figures.save_figure(figures_training.figure_training, "training_curves", table, 
 # %%
 named = {experiments.ARM_NAMES[arm]: scored[arm] for arm in arms}
 table = comparison_table(baselines, named)
-figures.save_figure(figures.figure_1c, "figure_1c", table, out_dir, provenance, measured=measured)
+figures.save_figure(figures_scores.figure_1c, "figure_1c", table, out_dir, provenance, measured=measured)
 
 # %% [markdown]
 # ## The last checkpoint or the best one?

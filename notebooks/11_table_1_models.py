@@ -27,7 +27,7 @@ out_dir = "figures/quick"  # str: where figures, tables and the headline numbers
 import pandas as pd
 from IPython.display import HTML
 
-from sept import experiments, figures, profiles, tables
+from sept import experiments, figures, figures_scores, profiles, tables
 from sept.evaluation import (
     best_temperature,
     compare,
@@ -56,7 +56,7 @@ experiments.compute([s for m in models for s in scale.sweep(m).values()], label=
 sweeps = {m: experiments.scored(scale.sweep(m)) for m in models}
 names = {m: scale.label(m).partition(",")[0] for m in models}
 table = pd.concat([sweep_table(sweep).assign(model=names[m]) for m, sweep in sweeps.items()])
-figures.save_figure(figures.figure_7, "figure_7", table, out_dir, provenance)
+figures.save_figure(figures_scores.figure_7, "figure_7", table, out_dir, provenance)
 
 # %% [markdown]
 # ## Table 1

@@ -33,7 +33,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from sept import checks, experiments, figures, figures_margins, profiles, theorem
+from sept import checks, experiments, figures, figures_margins, free_logits, profiles, theorem
 from sept.policy import load_policy
 from sept.provenance import environment
 from sept.sampling import make_sampler
@@ -166,7 +166,7 @@ policy = load_policy(model)
 questions, _ = theorem.question_sets(policy, None, base.seed)
 limit, few = base.max_new_tokens, 16 if profile == "smoke" else 64
 rollouts = theorem.draw(policy, make_sampler(policy), questions, tau_s, limit, base.seed, few)
-steps = pd.DataFrame(theorem.first_order(policy, rollouts, tau_s, 1.0, (1e-2, 1e-3, 1e-4)))
+steps = pd.DataFrame(free_logits.first_order(policy, rollouts, tau_s, 1.0, (1e-2, 1e-3, 1e-4)))
 steps.style.hide(axis="index").format({"rate": "{:.0e}", "error": "{:.1e}", "alignment": "{:.3f}"})
 
 # %%

@@ -7,15 +7,16 @@ A data set is declared by a few column names (`Source`). The authors' schema is 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .config import SeptError, notice
+from .config import SeptError, notice, shipped
 from .grading import last_boxed
 from .problems import Problem
 
+_COMMIT = re.compile("[0-9a-f]{40}")
 PROMPT_LIMIT = 1024
 """Tokens: longer prompts are dropped from all sets of this file, as in the paper's runs."""
 
@@ -36,69 +37,15 @@ class Source:
     config: str | None = None
     revision: str | None = None
     """Commit of the data set. None: the newest, which is reported and recorded."""
-    only: tuple[str, str] | None = None
-    """Keep the rows in which this column has this value."""
+    only: Sequence[str] | None = None
+    """A column and a value: keep the rows that have it there."""
     behind: str = ""
     """The answer is what follows this mark."""
 
 
-# Commits as found in public code that pins them; without one, none was found.
-BENCHMARKS = {
-    "math500": Source(
-        "HuggingFaceH4/MATH-500",
-        "MATH-500",
-        prompt="problem",
-        id="unique_id",
-        revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
-    ),
-    "amc23": Source(
-        "math-ai/amc23", "AMC-23", prompt="question", revision="80815d37005feb82cd7f8fbc6901d5d3eff43057"
-    ),
-    "minerva": Source("math-ai/minervamath", "Minerva", prompt="question"),
-    "olympiad": Source("math-ai/olympiadbench", "Olympiad", prompt="question", answer="final_answer"),
-    "aime24": Source(
-        "HuggingFaceH4/aime_2024",
-        "AIME-24",
-        prompt="problem",
-        split="train",
-        revision="2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
-    ),
-    "aime25": Source(
-        "math-ai/aime25", "AIME-25", prompt="problem", revision="563bb8404243c5f09de6ec262f2db674fe5bce9b"
-    ),
-    "gsm8k": Source(
-        "openai/gsm8k",
-        "GSM8K",
-        prompt="question",
-        config="main",
-        revision="740312add88f781978c0658806c59bc2815b9866",
-        behind="####",
-    ),
-    "deepscaler": Source(
-        "agentica-org/DeepScaleR-Preview-Dataset",
-        "DeepScaleR",
-        prompt="problem",
-        split="train",
-        revision="b6ae8c60f5c1f2b594e2140b91c49c9ad0949e29",
-    ),
-    # Sixteen answers to each question: duplicates go. How the paper chose among them is not published.
-    "openthoughts-math": Source(
-        "open-thoughts/OpenThoughts3-1.2M",
-        "OpenThoughts-Math",
-        prompt="conversations",
-        answer="conversations",
-        split="train",
-        only=("domain", "math"),
-    ),
-}
-AUTHORS = {
-    "math500": "MATH-500",
-    "amc23": "AMC-23",
-    "minerva": "Minerva",
-    "olympiadbench": "Olympiad",
-    "aime": "AIME-24",
-    "aime25": "AIME-25",
-}
+_DATA = shipped("benchmarks.toml")
+BENCHMARKS = {name: Source(**fields) for name, fields in _DATA["sets"].items()}
+AUTHORS: dict[str, str] = _DATA["authors"]
 """`data_source` in the authors' files: what tables call it."""
 
 
@@ -118,11 +65,19 @@ def from_hub(name: str, options: Mapping[str, str]) -> tuple[list[Problem], str]
             f"problems {name!r}: {source.repo} (split {source.split}, commit {revision or 'newest'}) cannot "
             f"be loaded ({_line(error)}); check the network, or name a file of your own"
         ) from None
-    problems = read(name, table, table.column_names, source)
-    if not revision:  # the cache keeps each commit in a folder of its name
-        found = [Path(file["filename"]).parent.name for file in table.cache_files]
-        revision = next((f for f in found if re.fullmatch("[0-9a-f]{40}", f)), None)
-        notice(f"problems {name!r}: no commit is pinned, took {revision or source.repo}; pin {name}@COMMIT")
+    # The cache keeps each commit in a folder of its name; without the hub `datasets` takes the newest of them,
+    # whatever was asked for.
+    parts = [part for file in table.cache_files for part in Path(file["filename"]).parts]
+    found = next((part for part in parts if _COMMIT.fullmatch(part)), None)
+    pinned = _COMMIT.fullmatch(revision or "") is not None
+    if pinned and found not in (revision, None):
+        raise SeptError(
+            f"problems {name!r}: commit {revision} cannot be had without the hub, only the newest in the local "
+            f"cache, {found}; go online, or ask for {name}@{found}"
+        )
+    if not pinned:
+        notice(f"problems {name!r}: no commit is pinned, took {found or source.repo}; pin {name}@COMMIT")
+    problems, revision = read(name, table, table.column_names, source), found or revision
     return problems, f"{name}@{revision}" if revision else name
 
 

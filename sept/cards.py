@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .config import ARM_NAMES, SeptError
+from .config import ARM_NAMES, SeptError, shipped_text
 from .provenance import environment, write_json, write_text
 
 SCORES = ("pass@1", "pass@8", "pass@32", "AVG")
@@ -42,12 +42,11 @@ def _write(folder: Path, card: dict[str, Any]) -> None:
 
 def render(card: dict[str, Any]) -> str:
     """README.md of a card: metadata that the hub reads, then what was done to which base, then scores."""
-    base, at, commit = card["model"], card["revision"], card["provenance"]["commit"]
+    base, at = card["model"], card["revision"]
     base = base.partition("@")[0] if at else Path(base).name  # a path says nothing elsewhere
     config = card["config"]
     arm = ARM_NAMES.get(card["name"]) or card["name"] or config["objective"]
     head = [*([f"base_model: {base}"] if at else []), "library_name: transformers"]
-    head += ["pipeline_tag: text-generation", "tags: [sept]"]
     rows = []
     for s in card.get("scores", []):
         cells = (
@@ -55,34 +54,12 @@ def render(card: dict[str, Any]) -> str:
         )
         name = Path(s["problems"]).name
         rows.append(f"| {name} ({s['questions']}) | {s['temperature']} | {s['n']} | {' | '.join(cells)} |")
-    table = [
-        f"| questions | T | samples | {' | '.join(SCORES)} |",
-        f"|{'---|' * (3 + len(SCORES))}",
-        *(rows or [f"| not measured yet: `sept eval --card` |{' |' * (2 + len(SCORES))}"]),
-    ]
-    return "\n".join(
-        [
-            "---",
-            *head,
-            "---",
-            f"# {base}, {arm}",
-            "",
-            f"{base}{f' at commit {at}' if at else ''}, trained with `sept` {card['provenance']['sept']} "
-            f"(commit {commit}) by {arm}: {card['rounds']} rounds of {config['questions']} questions from "
-            f"{Path(card['problems']).name}, {config['G']} answers each. Method: arXiv 2510.18814.",
-            "The licence is that of the base model.",
-            "",
-            "## Scores",
-            "",
-            "Percent, with 95% intervals over questions, conditional on this checkpoint.",
-            "",
-            *table,
-            "",
-            "## Config",
-            "",
-            "```json",
-            json.dumps(config, indent=1),
-            "```",
-            "",
-        ]
-    )
+    rows = rows or [f"| not measured yet: `sept eval --card` |{' |' * (2 + len(SCORES))}"]
+    shown = {"head": "\n".join(head), "base": base, "at": f" at commit {at}" if at else "", "arm": arm}
+    shown |= {"provenance": card["provenance"], "rounds": card["rounds"], "rows": "\n".join(rows)}
+    shown |= {
+        "problems": Path(card["problems"]).name,
+        "config": config,
+        "settings": json.dumps(config, indent=1),
+    }
+    return shipped_text("model_card.md").format(**shown)

@@ -11,10 +11,12 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from .config import SeptError
 from .grading import grade, last_boxed
@@ -47,16 +49,12 @@ def log_probs(
                 f"log-probs: a context of {len(context)} tokens {what}; shorten or drop the problem"
             )
     out, device = np.zeros(len(texts)), next(policy.model.parameters()).device
-    order = [
-        i for i in np.argsort([len(c) + len(t) for c, t in zip(contexts, texts, strict=True)]) if texts[i]
-    ]
-    for rows in (
-        order[k : k + 64] for k in range(0, len(order), 64)
-    ):  # neighbours of a length: little padding
+    by_length = np.argsort([len(c) + len(t) for c, t in zip(contexts, texts, strict=True)])
+    order = [i for i in by_length if texts[i]]
+    for k in range(0, len(order), 64):  # neighbours of a length: little padding
+        rows = order[k : k + 64]
         lengths = torch.tensor([len(texts[i]) for i in rows])
-        tokens = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
-        for row, i in enumerate(rows):
-            tokens[row, : len(texts[i])] = torch.tensor(texts[i])
+        tokens = pad_sequence([torch.tensor(texts[i]) for i in rows], batch_first=True)
         batch = make_batch([contexts[i] for i in rows], tokens, lengths, policy.pad_id, device=device)
         scores = token_log_probs(response_logits(policy.model, batch, policy.vocab), batch.tokens, tau)
         out[rows] = (scores.double() * batch.mask).sum(1).cpu().numpy()
@@ -111,9 +109,11 @@ def split(policy: Policy, ids: Ids, cut: str) -> tuple[Ids, Ids]:
 
 def _pair(policy: Policy, wrong: list[Answer], right: list[Answer], cut: str) -> Parts | None:
     """A, B, A^, B^ of the likeliest wrong answer, then the likeliest right one, whose prefixes differ."""
-    wrong = sorted((a for a in wrong if not a.right and len(a.ids) > 1), key=lambda a: -a.log_prob)
-    right = sorted((a for a in right if a.right and len(a.ids) > 1), key=lambda a: -a.log_prob)
-    for one, other in ((w, r) for w in wrong for r in right):
+    wrong, right = (
+        sorted((a for a in answers if a.right == good and len(a.ids) > 1), key=lambda a: -a.log_prob)
+        for answers, good in ((wrong, False), (right, True))
+    )
+    for one, other in product(wrong, right):
         parts = (*split(policy, one.ids, cut), *split(policy, other.ids, cut))
         if parts[0] != parts[2]:
             return parts
@@ -163,13 +163,10 @@ def margins(table: pd.DataFrame) -> pd.DataFrame:
 
     Columns: place, base, trained, preferred (the base's is above 0), up (the trained model's is larger).
     """
-    score = table.pivot(index="branch", columns="model", values="log_prob").loc[
-        list(BRANCHES), list(MODELS)
-    ]
-    gap = score.iloc[1::2].to_numpy() - score.iloc[::2].to_numpy()
-    out = pd.DataFrame(gap, columns=list(MODELS))
-    out.insert(0, "place", ["prefix", "suffix after A", "suffix after A^"])
-    return out.assign(preferred=gap[:, 0] > 0, up=gap[:, 1] > gap[:, 0])
+    score = table.pivot(index="branch", columns="model", values="log_prob").loc[[*BRANCHES]]
+    gaps = {m: score[m].to_numpy()[1::2] - score[m].to_numpy()[::2] for m in MODELS}
+    out = pd.DataFrame({"place": ["prefix", "suffix after A", "suffix after A^"], **gaps})
+    return out.assign(preferred=out["base"] > 0, up=out["trained"] > out["base"])
 
 
 def changes(
@@ -182,12 +179,8 @@ def changes(
     bootstrap over questions. margin: log p(A^) - log p(A), also split by which the base prefers at tau_s.
     """
     rows, rng, base = [], np.random.default_rng(0), policies["base"]
-    sources = {
-        "as in the case": MODELS,
-        "both from base": MODELS[:1] * 2,
-        "both from trained": MODELS[1:] * 2,
-    }
-    for texts, (one, other) in sources.items():
+    sources = (("as in the case", *MODELS), *((f"both from {m}", m, m) for m in MODELS))
+    for texts, one, other in sources:
         pairs = [_pair(base, w, r, cut) for w, r in zip(drawn[one], drawn[other], strict=True)]
         prompts = [base.encode(p.prompt) for p, pair in zip(problems.items, pairs, strict=True) if pair]
         sides = [[pair[k] for pair in pairs if pair] for k in (0, 2)]

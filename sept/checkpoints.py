@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from .config import Config, SeptError
-from .policy import Policy
+from .distributed import Ranks
+from .policy import Policy, full_state, whole
 from .problems import ProblemSet
 from .provenance import environment, write_json, write_text
 from .sampling import Sampler
@@ -112,27 +113,35 @@ def save(
     optimizer: torch.optim.Optimizer,
     sampler_version: int,
     behind: dict[str, Tensor] | None,
+    ranks: Ranks,
 ) -> None:
     """Everything that determines the future, in safetensors, atomically; the last two are kept.
 
     Random numbers come from coordinates, so the number of the round is all their state. `behind` are the
-    weights of a sampler that may lag (offline, refresh_every > 1).
+    weights of a sampler that may lag (offline, refresh_every > 1). Each rank writes its share of the tensors,
+    whole, so that a run of any number of ranks, sharded or not, can go on from them.
     """
     from safetensors.torch import save_file
 
     temporary = out / f".checkpoint-{len(rows)}.part"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    save_file(copy_weights(policy.model), temporary / "policy.safetensors")
+    if ranks.first:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+    ranks.meet()
+    end = f"-{ranks.rank + 1}-of-{ranks.world}.safetensors" if ranks.world > 1 else ".safetensors"
+    save_file(copy_weights(policy.model, ranks), temporary / f"policy{end}")
     if behind is not None:
-        save_file(behind, temporary / "sampler.safetensors")
-    moments = {
-        f"{name}/{field}": value
+        save_file(behind, temporary / f"sampler{end}")
+    moments = (
+        (f"{name}/{field}", whole(value))
         for name, parameter in policy.model.named_parameters()
         for field, value in optimizer.state.get(parameter, {}).items()
-    }
-    save_file(moments, temporary / "optimizer.safetensors")
-    state = {"version": policy.version, "sampler_version": sampler_version}
+    )
+    save_file(own_share(moments, ranks), temporary / f"optimizer{end}")
+    ranks.meet()
+    if not ranks.first:
+        return
+    state = {"version": policy.version, "sampler_version": sampler_version, "ranks": ranks.world}
     write_json(temporary / "state.json", state)
     write_rows(out, rows)
     os.replace(temporary, out / f"checkpoint-{len(rows)}")
@@ -141,43 +150,65 @@ def save(
 
 
 def restore(
-    folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, sampler: Sampler
+    folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, sampler: Sampler, ranks: Ranks
 ) -> dict[str, Tensor] | None:
     """Load a checkpoint into policy, optimizer and sampler; returns the sampler's weights if they lag."""
     from safetensors.torch import load_file
 
     try:
         state = json.loads((folder / "state.json").read_text())
-        weights = load_file(folder / "policy.safetensors")
-        moments = load_file(folder / "optimizer.safetensors")
-        lagging = folder / "sampler.safetensors"
-        behind = load_file(lagging) if lagging.is_file() else None
+        files = {part: list(folder.glob(f"{part}*")) for part in ("policy", "optimizer", "sampler")}
+        if any(len(files[part]) != state.get("ranks", 1) for part in ("policy", "optimizer")):
+            raise FileNotFoundError("a file is missing")
+        weights, moments, behind = (
+            {name: tensor for path in paths for name, tensor in load_file(path).items()}
+            for paths in files.values()
+        )
     except Exception as error:  # safetensors raises a type of its own
         raise SeptError(
             f"checkpoint {str(folder)!r}: damaged ({str(error).splitlines()[0]}); remove this folder and "
             "resume again from the one before it"
         ) from None
-    if set(weights) != set(copy_weights(policy.model)):
+    own = policy.model.state_dict(keep_vars=True)
+    if {id(own.get(name)) for name in weights} != {id(value) for value in own.values()}:
         raise SeptError(f"checkpoint {str(folder)!r}: holds other tensors than the model; remove it")
-    policy.model.load_state_dict(behind or weights, strict=False)
-    policy.version = state["sampler_version"]
+
+    @torch.no_grad()
+    def put(tensors: dict[str, Tensor], version: int) -> None:
+        for name, value in tensors.items():
+            own[name].copy_(like(own[name], value))
+        policy.version = version
+
+    put(behind or weights, state["sampler_version"])
     sampler.refresh(policy)
-    policy.model.load_state_dict(weights, strict=False)
-    policy.version = state["version"]
+    put(weights, state["version"])
     named = dict(policy.model.named_parameters())
     for key, value in moments.items():
         name, field = key.rsplit("/", 1)
         # AdamW keeps its count of steps on the CPU, its moments beside the weights.
-        optimizer.state[named[name]][field] = value if field == "step" else value.to(named[name].device)
-    return behind
+        optimizer.state[named[name]][field] = value if field == "step" else like(named[name], value)
+    return own_share(behind.items(), ranks) if behind else None
 
 
-def copy_weights(model: Any) -> dict[str, Tensor]:
-    """A copy of the state dict on the CPU, without the aliases of tied weights, which safetensors refuses."""
-    seen: set[int] = set()
-    out = {}
-    for name, value in model.state_dict().items():
-        if value.data_ptr() not in seen:
-            seen.add(value.data_ptr())
-            out[name] = value.detach().to("cpu", copy=True).contiguous()
-    return out
+def like(parameter: Tensor, value: Tensor) -> Tensor:
+    """`value` where `parameter` is; of a sharded parameter's value, this rank's shard."""
+    value = value.to(parameter.device)
+    if not hasattr(parameter, "device_mesh"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+def copy_weights(model: Any, ranks: Ranks) -> dict[str, Tensor]:
+    """A copy on the CPU of this rank's share of the state dict's tensors, each whole."""
+    return own_share(full_state(model), ranks)
+
+
+def own_share(tensors: Iterable[tuple[str, Tensor]], ranks: Ranks) -> dict[str, Tensor]:
+    """Every `world`-th of the tensors, copied to the CPU."""
+    return {
+        name: value.detach().to("cpu", copy=True).contiguous()
+        for i, (name, value) in enumerate(tensors)
+        if i % ranks.world == ranks.rank
+    }

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -59,6 +62,8 @@ def main() -> None:
 
 
 def _end(message: str, code: int) -> NoReturn:
+    if os.environ.get("RANK", "0") != "0":  # mostly rank 0 says the same, and torchrun then ends the others
+        time.sleep(5)
     print(f"sept: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 
@@ -76,17 +81,16 @@ def _with(name: str, option: str) -> str:
     return f"{name}:{option}" if option else name
 
 
-def _show_prompt(policy: Any, problems: Any, questions: int = 1, seed: int = 0) -> dict[str, str]:
+def _show_prompt(policy: Any, problems: Any, questions: int = 1, seed: int = 0) -> dict[str, Any]:
     """Print the first problem's prompt as the model sees it; returns what is written beside results."""
     (first, *_) = problems.items or problems.batch(0, questions, seed)
     shown = policy.shown(first.prompt)
     print(f"prompt of problem {first.id}, template {policy.template}: {shown!r}")
-    return {"template": policy.template, "prompt": shown, "grader": problems.world}
+    described = {"template": policy.template, "prompt": shown, "grader": problems.world}
+    return described | {"revision": policy.revision}
 
 
 def _set_up(threads: int, json_: Path | None = None) -> None:
-    import warnings
-
     import torch
     from transformers.utils import logging
 
@@ -183,6 +187,7 @@ def train(
     """Run Algorithm 1, or any other arm of the paper."""
     from tqdm import tqdm
 
+    from .distributed import join
     from .loop import train as run_loop
     from .presets import find_preset
     from .problems import load_problems
@@ -205,10 +210,15 @@ def train(
     problem_set = load_problems(_with(chosen, grader))
     dev_set = load_problems(dev) if settings.eval_every else None
     _set_up(threads, json_)
+    ranks = join(settings.sharding)  # before the model is loaded, onto this rank's device
+    if not ranks.first:
+        sys.stdout = open(os.devnull, "w")
+        warnings.simplefilter("ignore")
+        json_ = None
     policy = _load(_with(model or "H", template), device, dtype, trust_remote_code)
     described = _show_prompt(policy, problem_set, settings.questions, settings.seed)
     name = preset_ or arm
-    with tqdm(total=settings.rounds, unit=" rounds", desc=f"train {name}") as bar:
+    with tqdm(total=settings.rounds, unit=" rounds", desc=f"train {name}", disable=not ranks.first) as bar:
 
         def show(row: dict[str, Any]) -> None:
             bar.update(row["round"] + 1 - bar.n)
@@ -231,6 +241,7 @@ def train(
     config_ = json.loads(settings.to_json())
     _write(json_, {**described, "out": str(out), "config": config_, "last_round": rows[-1]})
     print(f"wrote {out / 'final'} and {out / 'rounds.jsonl'}")
+    ranks.leave()
 
 
 def _scores(table: Any, tau: float) -> dict[str, float]:
@@ -477,8 +488,9 @@ def theorem(
     from .policy import load_policy
 
     _set_up(threads, json_)
-    policy = load_policy(str(model))
+    policy = _load(str(model), "auto", "float32", False)
     questions, others = lm.question_sets(policy, prompts, seed)
+    described = _show_prompt(policy, questions)
     limit = max_new_tokens or (56 if questions.world == "toy" else 48)
     if trained is not None:
         report = lm.between(policy, load_policy(trained), questions, tau_s, tau_t, seed, limit)
@@ -517,7 +529,7 @@ def theorem(
 
         parts = [t.assign(questions=name) for name, t in tables.items()]
         write_text(table, pd.concat(parts).to_csv(index=False) if parts else "")
-    _write(json_, report)
+    _write(json_, {**described, **report})
 
 
 def _theorem_line(name: str, row: dict[str, Any]) -> str:

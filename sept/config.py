@@ -7,8 +7,10 @@ import hashlib
 import json
 import logging
 import math
+import tomllib
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 from typing import Any
 
 RESULTS_VERSION = 1
@@ -20,15 +22,30 @@ class SeptError(ValueError):
     """A mistake the user can fix: one line that says what is wrong, where, and what to do."""
 
 
+class TrainingError(RuntimeError):
+    """A run that cannot go on: says the round, the batch and the last good checkpoint."""
+
+
 @cache
 def notice(line: str) -> None:
     """Tell the user something that is no mistake, on standard error, once per process."""
     logging.getLogger("sept").warning(line)
 
 
+def shipped_text(name: str) -> str:
+    """A file of `sept/data`."""
+    return (files("sept") / "data" / name).read_text(encoding="utf-8")
+
+
+def shipped(name: str) -> dict[str, Any]:
+    """A TOML file of `sept/data`."""
+    return tomllib.loads(shipped_text(name))
+
+
 OBJECTIVES = ("nll", "entropy", "grpo")
 NORMALISATIONS = ("token", "sequence-sum", "microbatch-token")
 SCHEDULES = ("constant", "linear", "cosine")
+SHARDINGS = ("auto", "ddp", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -103,6 +120,10 @@ class Config:
     lora_rank: int = 0
     """0 trains all weights; otherwise peft LoRA adapters of this rank on all linear layers."""
 
+    sharding: str = "auto"
+    """Under torchrun: `ddp`, every process holds all weights, or `fsdp`, a share of weights, gradients and
+    moments. `auto`: ddp, or a single process without torchrun. Changes no numbers but their rounding."""
+
     # --- bookkeeping
     seed: int = 0
     """Seed of question order and of every draw, by coordinates (seed, round, problem, sample)."""
@@ -123,6 +144,7 @@ class Config:
             ("loss_normalisation", NORMALISATIONS),
             ("tau_s_schedule", SCHEDULES),
             ("lr_schedule", ("constant", "cosine")),
+            ("sharding", SHARDINGS),
             ("append_eos", (False, True)),
         ):
             need(getattr(self, field) in choices, field, f"choose one of {', '.join(map(str, choices))}")
@@ -166,6 +188,10 @@ class Config:
             raise SeptError("append_eos = true: only for objective 'nll', the others need a drawn token")
         if self.objective == "grpo" and self.G < 2:
             raise SeptError("objective = 'grpo' and G = 1: a group needs G of at least 2")
+        if self.sharding == "fsdp" and self.lora_rank:
+            raise SeptError(
+                "sharding = 'fsdp' and lora_rank > 0: adapters are small, take sharding = 'ddp'"
+            )
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             if str(f.type).startswith("float") and value is not None:
@@ -178,7 +204,7 @@ class Config:
     def key(self) -> str:
         """Twelve hex digits that identify everything in this config that changes numbers."""
         fields = dataclasses.asdict(self)
-        del fields["save_every"], fields["margins_every"]
+        del fields["save_every"], fields["margins_every"], fields["sharding"]
         return digest(fields)[:12]
 
 

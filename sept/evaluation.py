@@ -68,16 +68,9 @@ def score_rollouts(rollouts: Rollouts, problems: ProblemSet, policy: Policy, n: 
     rows = []
     for i, problem in enumerate(problems.items):
         own = slice(i * n, (i + 1) * n)
-        rows.append(
-            {
-                "id": problem.id,
-                "family": problem.family,
-                "n": n,
-                "c": sum(right[own]),
-                "finished": int(rollouts.finished[own].sum()),
-                "tokens": int(rollouts.lengths[own].sum()),
-            }
-        )
+        ended, tokens = int(rollouts.finished[own].sum()), int(rollouts.lengths[own].sum())
+        row = {"id": problem.id, "family": problem.family, "n": n, "c": sum(right[own])}
+        rows.append(row | {"finished": ended, "tokens": tokens})
     return pd.DataFrame(rows)
 
 
@@ -192,14 +185,10 @@ def best_temperature(sweep: dict[float, pd.DataFrame], metric: str = "AVG") -> f
     """
     if not all(metric in scores for tau, scores in sweep.items() if tau > 0):
         raise SeptError(f"the sweep has no {metric} at every temperature; draw more samples per question")
-    means = {
-        tau: family_means(scores)[metric]
-        for tau, scores in sorted(sweep.items())
-        if tau > 0 or metric != "AVG"
-    }
-    if not means:
+    taus = [tau for tau in sweep if tau > 0 or metric != "AVG"]
+    if not taus:
         raise SeptError(f"the sweep has greedy decoding only, which has no {metric}; add temperatures")
-    return max(means, key=lambda tau: (means[tau], -tau))
+    return max(taus, key=lambda tau: (family_means(sweep[tau])[metric], -tau))
 
 
 def summary_rows(runs: Sequence[pd.DataFrame], **labels: Any) -> list[dict[str, Any]]:
@@ -225,17 +214,14 @@ def comparison_table(
     return pd.DataFrame(rows)
 
 
-def detail_table(arms: dict[str, Sequence[pd.DataFrame]], greedy: Sequence[str] = ()) -> pd.DataFrame:
+def detail_table(arms: dict[str, Sequence[pd.DataFrame]]) -> pd.DataFrame:
     """Long table method, family, metric (pass@1, 2, ... 32), value, lo, hi: one family at a time.
 
-    arms: name -> counts tables, one per seed. greedy: names of arms with one greedy answer.
+    arms: name -> counts tables, one per seed.
     """
     rows = []
     for method, tables in arms.items():
-        runs = [
-            question_scores(t, method in greedy, DETAIL_KS).drop(columns="AVG", errors="ignore")
-            for t in tables
-        ]
+        runs = [question_scores(t, ks=DETAIL_KS).drop(columns="AVG", errors="ignore") for t in tables]
         for family in runs[0]["family"].unique():
             parts = [r[r["family"] == family].reset_index(drop=True) for r in runs]
             rows += summary_rows(parts, method=method, family=family)
@@ -253,21 +239,23 @@ def sweep_table(sweep: dict[float, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def checkpoint_choice(curve: Sequence[pd.DataFrame], metric: str = "AVG") -> dict[str, float]:
-    """What it is worth to report the best of a run's checkpoints instead of the last, in points.
+def checkpoint_choice(curve: Sequence[pd.DataFrame]) -> dict[str, float]:
+    """What it is worth to report the best of a run's checkpoints instead of the last, in points of AVG.
 
     curve: question_scores at checkpoints in order, on the same questions. Keys: last, best (chosen and
     scored on the same questions), best_at (index), honest (chosen on every other question, scored on
     the rest, and the other way round), honest_last (the last one's score, for comparison).
     """
-    means = [100 * family_means(scores)[metric] for scores in curve]
-    halves = [[s.iloc[first::2].reset_index(drop=True) for s in curve] for first in (0, 1)]
-    by_half = [np.array([100 * family_means(s)[metric] for s in half]) for half in halves]
+
+    def means_of(rows: slice) -> np.ndarray:
+        return np.array([100 * family_means(scores.iloc[rows])["AVG"] for scores in curve])
+
+    means, by_half = means_of(slice(None)), [means_of(slice(first, None, 2)) for first in (0, 1)]
     chosen = [by_half[1 - i][int(half.argmax())] for i, half in enumerate(by_half)]
     return {
         "last": float(means[-1]),
-        "best": float(max(means)),
-        "best_at": int(np.argmax(means)),
+        "best": float(means.max()),
+        "best_at": int(means.argmax()),
         "honest": float(np.mean(chosen)),
         "honest_last": float(np.mean([half[-1] for half in by_half])),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -23,15 +24,10 @@ _LONGEST = 450  # characters of a prefix or suffix that are shown; the table hol
 _CENTRED: dict[str, Any] = {"ha": "center", "va": "center"}
 _COLUMNS = ("model", "branch", "log_prob", "tokens", "text")
 _SHARED = ("prompt", "answer", "base_right", "trained_right", "n")
-# Ends of every edge; a leaf stands below its prefix.
-_ENDS = {
-    "A": ((0.5, 1.0), (0.25, 0.55)),
-    "A^": ((0.5, 1.0), (0.75, 0.55)),
-    "B|A": ((0.25, 0.55), (0.1, 0.0)),
-    "B^|A": ((0.25, 0.55), (0.4, 0.0)),
-    "B|A^": ((0.75, 0.55), (0.6, 0.0)),
-    "B^|A^": ((0.75, 0.55), (0.9, 0.0)),
-}
+_ROOT, _LEFT, _RIGHT = (0.5, 1.0), (0.25, 0.55), (0.75, 0.55)
+# Ends of the branches' edges; a leaf stands below its prefix.
+_STARTS = (_ROOT, _ROOT, _LEFT, _LEFT, _RIGHT, _RIGHT)
+_ENDS = (_LEFT, _RIGHT, (0.1, 0.0), (0.4, 0.0), (0.6, 0.0), (0.9, 0.0))
 
 
 def _number(value: float) -> str:
@@ -52,7 +48,7 @@ def _event(branch: str) -> str:
 def _tree(ax: Axes, score: pd.Series, model: str, title: str, ground: str) -> None:
     """One model's tree; score: log-probs by branch. The path that the model drew is thick."""
     colour, path = _PATHS[model]
-    for branch, ((x0, y0), (x1, y1)) in _ENDS.items():
+    for branch, (x0, y0), (x1, y1) in zip(BRANCHES, _STARTS, _ENDS, strict=True):
         drawn = branch in path
         shade, width = (colour, 2.2) if drawn else ("#8A8A8A", 0.9)
         ax.plot([x0, x1], [y0, y1], color=shade, linewidth=width, zorder=2 if drawn else 1)
@@ -110,9 +106,8 @@ def _texts(block: SubFigure, texts: Mapping[str, Sequence[tuple[str, str]]]) -> 
             box = {"boxstyle": "square,pad=0.1", "facecolor": _SHADE, "edgecolor": "none"} if head else None
             first = ax.text(0.017, height, head, bbox=box, **style)
             # The tail begins where the head ends, whatever the width of a letter.
-            ax.annotate(
-                tail, (1, 1) if head else (0.017, height), xycoords=first if head else "data", **style
-            )
+            at: Any = ((1, 1), first) if head else ((0.017, height), "data")
+            ax.annotate(tail, at[0], xycoords=at[1], **style)
             height += 1.0
         height += 0.4
     ax.set(xlim=(0, 1), ylim=(height, -0.1))
@@ -134,12 +129,9 @@ def figure_2(table: pd.DataFrame, measured: str = "embedded base") -> Figure:
     the base drew is red, the one that SePT drew is blue; the lines below compare right with wrong.
     """
     checked(table, "figure_2", (*_COLUMNS, *_SHARED))
-    pairs = zip(table["model"], table["branch"], strict=True)
-    if sorted(pairs) != sorted((m, b) for m in MODELS for b in BRANCHES):
-        known = ", ".join(BRANCHES)
-        raise ValueError(
-            f"figure_2: column 'branch' must hold each of {known} once for each of base, trained"
-        )
+    if sorted(zip(table["model"], table["branch"], strict=True)) != sorted(product(MODELS, BRANCHES)):
+        each = f"each of {', '.join(BRANCHES)} once for each of base, trained"
+        raise ValueError(f"figure_2: column 'branch' must hold {each}")
     first, base = table.iloc[0], table[table["model"] == "base"].set_index("branch")
     texts = {"Question:": _lines("", f"{first['prompt']}  (answer {first['answer']})")}
     for owner, a, b in (("The base's wrong", "A", "B|A"), ("SePT's right", "A^", "B^|A^")):

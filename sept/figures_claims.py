@@ -22,10 +22,7 @@ def figure_claims(table: pd.DataFrame) -> Figure:
 
     Columns: text, rule, published, value, lo, hi, verdict (`claims.claims_table`; empty numbers are allowed).
     """
-    checked(table, "figure_claims", ("text", "rule", "verdict"))
-    for column in ("published", "value", "lo", "hi"):
-        if column not in table:
-            raise ValueError(f"figure_claims: column {column!r} is missing")
+    checked(table, "figure_claims", ("text", "rule", "verdict"), ("published", "value", "lo", "hi"))
     fig = new_figure(PAGE, 0.8 + 0.36 * len(table))
     ax = fig.subplots()
     ax.set_ylim(len(table) - 0.4, -1.2)
@@ -34,13 +31,8 @@ def figure_claims(table: pd.DataFrame) -> Figure:
     for y, row in enumerate(table.to_dict("records")):
         marker, colour = VERDICTS[row["verdict"]]
         ax.text(-142, y, textwrap.fill(row["text"], 38), va="center", fontsize=7.5)
-        ax.text(
-            -48,
-            y,
-            "-" if pd.isna(row["published"]) else f"{row['published']:+.1f}",
-            va="center",
-            ha="center",
-        )
+        printed = "-" if pd.isna(row["published"]) else f"{row['published']:+.1f}"
+        ax.text(-48, y, printed, va="center", ha="center")
         kind, threshold = row["rule"].split()
         for t in (float(threshold),) if kind != "within" else (-float(threshold), float(threshold)):
             ax.plot([t, t], [y - 0.35, y + 0.35], color="#999999", linewidth=0.8)
@@ -62,7 +54,6 @@ def figure_claims(table: pd.DataFrame) -> Figure:
     ax.set_xticks([-30, -15, 0, 15, 30])
     ax.set_yticks([])
     ax.grid(False)
-    for side in ("left", "bottom"):
-        ax.spines[side].set_visible(False)
+    ax.spines[["left", "bottom"]].set_visible(False)
     ax.set_xlabel("points of score (or what the statistic says)", fontsize=7, x=0.73)
     return fig

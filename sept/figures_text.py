@@ -25,6 +25,7 @@ _KINDS: dict[str, dict[str, Any]] = {
     "cut": {"color": COLOURS["Offline"], "linestyle": ":"},
     "effect": {"color": COLOURS["EM-FT"], "linestyle": (0, (4, 2))},
 }
+_COLUMNS = ["kind", "label", "equation", "x0", "y0", "x1", "y1", "x", "y"]
 _ARROW: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 9, "shrinkA": 2, "shrinkB": 2, "lw": 1.1}
 
 
@@ -74,12 +75,12 @@ def loop_table(config: Config) -> pd.DataFrame:
         ("effect", rf"{level}-$\tau$ preference", rf"$\tau_s {sign} \tau_t$", 321, 153, 392, 80, 300, 113),
         ("effect", gains, margins, 386, 41, 258, 41, 321, 25),
     ]
-    return pd.DataFrame(rows, columns=["kind", "label", "equation", "x0", "y0", "x1", "y1", "x", "y"])
+    return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def figure_1b(table: pd.DataFrame) -> Figure:
     """One round of the loop. Columns: as `loop_table` makes them; positions in points."""
-    checked(table, "figure_1b", ("kind", "label", "equation", "x0", "y0", "x1", "y1", "x", "y"))
+    checked(table, "figure_1b", _COLUMNS)
     if unknown := sorted(set(table["kind"]) - set(_KINDS)):
         raise ValueError(f"figure_1b: column 'kind' holds {unknown[0]!r}; known: {', '.join(_KINDS)}")
     fig, ax = _page(208)

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from . import published
 from .figures import (
     COLOURS,
-    COLUMN,
-    MARKERS,
+    DASHES,
+    METHOD_MARKERS,
     PAGE,
     band,
+    blocks,
     checked,
     legend_below,
     method_colour,
     new_figure,
+    note,
+    panels,
     root_of,
-    titled,
     variants_of,
 )
 
 # Figure 5's series: one more answer per question, one more colour.
 G_COLOURS = {"G = 1": "#0072B2", "G = 4": "#E69F00", "G = 8": "#009E73"}
+_COLUMNS = ("arm", "seed", "round", "metric", "value")
 
 
 def figure_training(table: pd.DataFrame) -> Figure:
@@ -35,28 +38,25 @@ def figure_training(table: pd.DataFrame) -> Figure:
 
     Columns: arm, seed, round, metric, value.
     """
-    checked(table, "figure_training", ("arm", "seed", "round", "metric", "value"))
+    checked(table, "figure_training", _COLUMNS)
     metrics = list(table["metric"].unique())
     number = variants_of(table["arm"].unique())
-    columns = min(3, len(metrics))
-    lines = -(-len(metrics) // columns)
-    fig = new_figure(PAGE if columns > 1 else COLUMN, 0.5 + 1.9 * lines)
-    axes = fig.subplots(lines, columns, squeeze=False).ravel()
-    for ax in axes[len(metrics) :]:
-        ax.set_visible(False)
-    for ax, metric in zip(axes, metrics, strict=False):
+    fig, axes = panels(len(metrics), columns=3, base=0.5, each=1.9)
+    for ax, metric in zip(axes, metrics, strict=True):
         for arm, variant in number.items():
-            rows = table[(table["arm"] == arm) & (table["metric"] == metric)]
-            if rows.empty:
-                continue
-            seeds = table.loc[table["arm"] == arm, "seed"].nunique()
-            label = f"{arm} ({seeds} seed{'s' * (seeds > 1)})"
-            _over_seeds(ax, rows, method_colour(arm), ("-", "--", ":", "-.")[variant % 4], label)
-        ax.set_title(metric)
-        ax.set_xlabel("round")
-        ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(nbins=5, integer=True))
+            rows = table[table["arm"] == arm]
+            dash, label = DASHES[variant % 4], _with_seeds(arm, rows)
+            if not (rows := rows[rows["metric"] == metric]).empty:
+                _over_seeds(ax, rows, method_colour(arm), dash, label)
+        ax.set(title=metric, xlabel="round")
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     legend_below(fig, columns=4 if max(map(len, number)) < 12 else 3)
     return fig
+
+
+def _with_seeds(arm: str, rows: pd.DataFrame) -> str:
+    seeds = rows["seed"].nunique()
+    return f"{arm} ({seeds} seed{'s' * (seeds > 1)})"
 
 
 def _over_seeds(ax: Axes, rows: pd.DataFrame, colour: str, dash: str, label: str) -> None:
@@ -77,29 +77,29 @@ def figure_5(table: pd.DataFrame, baseline: Mapping[str, float], measured: str =
     Columns: arm (`G = 1`, ...), seed, round, metric (two of them), value. baseline: metric -> score of the
     untrained model at its best temperature, a level line.
     """
-    checked(table, "figure_5", ("arm", "seed", "round", "metric", "value"))
-    fig = new_figure(PAGE, 5.4)
-    top, bottom = fig.subfigures(2, 1, squeeze=False, height_ratios=(1.1, 1)).ravel()
-    axes = titled(top, "measured", measured).subplots(1, 2)
-    for ax, metric in zip(axes, table["metric"].unique(), strict=True):
-        for arm, rows in table[table["metric"] == metric].groupby("arm", sort=False):
-            seeds = rows["seed"].nunique()
-            label = f"{arm} ({seeds} seed{'s' * (seeds > 1)})"
-            _over_seeds(ax, rows, G_COLOURS.get(str(arm), "#333333"), "-", label)
-        ax.axhline(baseline[metric], color=COLOURS["Baseline"], linestyle="--", label="Baseline, best T")
-        ax.set(title=metric, xlabel="round")
-    axes[0].set_ylabel("score (%)")
-    legend_below(top, columns=4)
-    axes = titled(bottom, "published", "Qwen2.5-Math-7B, Figure 5 (one run each)").subplots(1, 2)
-    for ax, panel, metric in zip(axes, ("left", "right"), ("pass@1", "pass@32"), strict=True):
-        for arm, colour in G_COLOURS.items():
-            points = published.curve("5", panel, f"SePT {arm.replace(' ', '')}")
-            ax.plot(points["x"], points["y"], color=colour, label=arm)
-        level = published.curve("5", panel, "Baseline")["y"].iloc[0]
-        ax.axhline(level, color=COLOURS["Baseline"], linestyle="--", label="Baseline, best T")
-        ax.set(title=metric, xlabel="training step")
-    axes[0].set_ylabel("score (%)")
-    legend_below(bottom, columns=4)
+    checked(table, "figure_5", _COLUMNS)
+    what = "Qwen2.5-Math-7B, Figure 5 (one run each)"
+    fig, top, bottom = blocks(5.4, measured, what, ratios=(1.1, 1))
+    names = {f"SePT {arm.replace(' ', '')}": arm for arm in G_COLOURS}
+    sides = {"left": "pass@1", "right": "pass@32"}
+    parts = [published.curve("5", side, name) for side in sides for name in names]
+    columns = {"x": "round", "y": "value", "y_metric": "metric"}
+    printed = pd.concat(parts).rename(columns=columns).assign(seed=0)
+    printed["arm"] = printed["series"].map(names)
+    level = {m: published.curve("5", side, "Baseline")["y"].iloc[0] for side, m in sides.items()}
+    for block, part, base, x in (
+        (top, table, baseline, "round"),
+        (bottom, printed, level, "training step"),
+    ):
+        axes = block.subplots(1, 2)
+        for ax, metric in zip(axes, part["metric"].unique(), strict=True):
+            for arm, rows in part[part["metric"] == metric].groupby("arm", sort=False):
+                label = _with_seeds(str(arm), rows) if part is table else str(arm)
+                _over_seeds(ax, rows, G_COLOURS.get(str(arm), "#333333"), "-", label)
+            ax.axhline(base[metric], color=COLOURS["Baseline"], linestyle="--", label="Baseline, best T")
+            ax.set(title=metric, xlabel=x)
+        axes[0].set_ylabel("score (%)")
+        legend_below(block, columns=4)
     return fig
 
 
@@ -111,32 +111,19 @@ def figure_3(table: pd.DataFrame) -> Figure:
     checked(table, "figure_3", ("model", "method", "value", "lo", "hi"))
     printed = published.curves().query("figure == '3'").rename(columns={"series": "method", "y": "value"})
     printed = printed.assign(lo=printed["value"], hi=printed["value"])
-    fig = new_figure(PAGE, 2.9)
-    blocks = fig.subfigures(1, 2, squeeze=False).ravel()
-    names = ("AVG, 95% intervals", "Figure 3 (no intervals)")
-    for block, source, part, what in zip(
-        blocks, ("measured", "published"), (table, printed), names, strict=True
-    ):
+    fig, *both = blocks(2.9, "AVG, 95% intervals", "Figure 3 (no intervals)", beside=True)
+    for block, part in zip(both, (table, printed), strict=True):
         models = list(part["model"].unique())
-        axes = titled(block, source, what).subplots(1, len(models), squeeze=False).ravel()
+        axes = block.subplots(1, len(models), squeeze=False).ravel()
         for ax, model in zip(axes, models, strict=True):
             rows = part[part["model"] == model]
             ax.plot(range(len(rows)), rows["value"], color="#999999", linestyle="--", linewidth=0.9)
-            for place, (_, row) in enumerate(rows.iterrows()):
+            for place, row in enumerate(rows.to_dict("records")):
                 error = [[row["value"] - row["lo"]], [row["hi"] - row["value"]]]
-                style = {
-                    "color": method_colour(row["method"]),
-                    "fmt": MARKERS.get(root_of(row["method"]), "o"),
-                }
-                ax.errorbar(place, row["value"], error, markersize=6, **style)
-                ax.annotate(
-                    f"{row['value']:.1f}",
-                    (place, row["hi"]),
-                    (0, 4),
-                    ha="center",
-                    fontsize=8,
-                    textcoords="offset points",
-                )
+                marker = METHOD_MARKERS.get(root_of(row["method"]), "o")
+                colour = method_colour(row["method"])
+                ax.errorbar(place, row["value"], error, markersize=6, color=colour, fmt=marker)
+                note(ax, f"{row['value']:.1f}", (place, row["hi"]), (0, 4), ha="center", fontsize=8)
             ax.set_xticks(range(len(rows)), [root_of(m) for m in rows["method"]], fontsize=7)
             ax.set_title(model.replace("-Instruct", "\nInstruct"), fontsize=8)
             ax.margins(x=0.25, y=0.2)
@@ -160,9 +147,9 @@ def figure_learning_rates(table: pd.DataFrame, untrained: Mapping[str, float]) -
             rows = part[part["arm"] == arm].sort_values("lr")
             x = rows["lr"] * (1 + 0.06 * (place - (len(number) - 1) / 2))  # beside each other
             error = [rows["value"] - rows["lo"], rows["hi"] - rows["value"]]
-            dash = ("-", "--", ":", "-.")[variant % 4]
-            ax.errorbar(x, rows["value"], error, color=method_colour(arm), fmt="o" + dash, label=arm)
-        for (name, value), dash in zip(untrained.items(), ("-", "--", ":"), strict=False):
+            fmt = "o" + DASHES[variant % 4]
+            ax.errorbar(x, rows["value"], error, color=method_colour(arm), fmt=fmt, label=arm)
+        for (name, value), dash in zip(untrained.items(), DASHES, strict=False):
             ax.axhline(value, color=method_colour("Baseline"), linestyle=dash, linewidth=0.9, label=name)
         ax.set(xscale="log", xlabel="learning rate", title=title, ylim=(0, 100))
     axes[0].set_ylabel("AVG on dev questions (%)")

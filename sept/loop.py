@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,13 @@ from .checkpoints import (
     last_good,
     locked,
     open_folder,
+    read_rows,
     restore,
     save,
     write_rows,
 )
-from .config import RESULTS_VERSION, Config, SeptError
+from .config import RESULTS_VERSION, Config, SeptError, TrainingError, digest
+from .distributed import Ranks, SharedSampler, join
 from .evaluation import evaluate, family_means, question_scores
 from .grading import grade_all
 from .margins import Probe
@@ -47,10 +50,6 @@ CANARY = 1e-3
 """Largest mean |sampler log-prob - policy log-prob|, nats per token, on weights that should be equal (50
 times that below fp32). After the first round the limit is ten times that round's gap, or 1e-5 if that is
 more: fp32 engines agree to 1e-6, one missed refresh at lr 1e-4 on base H shows as 3e-3."""
-
-
-class TrainingError(RuntimeError):
-    """A run that cannot go on: says the round, the batch and the last good checkpoint."""
 
 
 class StaleSamplerError(TrainingError):
@@ -78,7 +77,11 @@ def train(
     user mistakes, TrainingError for a run gone wrong. Ctrl-C leaves a folder that resumes from its last
     checkpoint. engine: what make_sampler takes, where no sampler is given. name: of the arm or preset, for
     people; it goes to config.json and to the model card.
+
+    Under torchrun all ranks call this alike, on a folder that all of them see; the first one writes, grades
+    and reports, so the rows that others return lack what was drawn.
     """
+    ranks = join(config.sharding)
     identity = {
         "config": config.key(),
         "checkpoint": fingerprint(policy),
@@ -101,12 +104,21 @@ def train(
         identity["dev"] = dev.hash()
         dev = fitting(dev, policy.encode, room)
     policy.model = _prepare(policy.model, config)
-    rows = open_folder(out, config, identity, policy, problems, resume, name or config.objective)
-    with locked(out / ".lock", wait=False):
-        if rows and rows[-1]["round"] == config.rounds - 1 and (out / "final").is_dir():
-            return rows
-        sampler = sampler or make_sampler(policy, engine)
-        return _rounds(config, policy, problems, out, rows, room, dev, sampler, on_round)
+    with ranks.watched():
+        ranks.agree(digest([identity, config.sharding]), "config, model or problems")
+        rows = []
+        if ranks.first:
+            rows = open_folder(out, config, identity, policy, problems, resume, name or config.objective)
+        done = int(ranks.gather(torch.tensor(len(rows)))[0])
+        if not ranks.first:
+            rows = read_rows(out)[:done]
+            if len(rows) < done or not (out / "config.json").is_file():
+                raise SeptError(f"rank {ranks.rank} does not see {str(out)!r}: all nodes must share --out")
+        with locked(out / ".lock", wait=False) if ranks.first else nullcontext():
+            if done == config.rounds and (out / "final").is_dir():
+                return rows
+            sampler = sampler or make_sampler(policy, engine)
+            return _rounds(config, policy, problems, out, rows, room, dev, sampler, on_round, ranks)
 
 
 def _rounds(
@@ -119,8 +131,14 @@ def _rounds(
     dev: ProblemSet | None,
     sampler: Sampler,
     on_round: Callable[[dict[str, Any]], None] | None,
+    ranks: Ranks,
 ) -> list[dict[str, Any]]:
     """Algorithm 1 itself, from round len(rows) on."""
+    # A sampler that may lag behind the policy needs its own weights in every checkpoint.
+    lagging = config.refresh_every != 1
+    evaluator = make_sampler(policy) if lagging and dev is not None and config.eval_every else sampler
+    sampler, evaluator = SharedSampler(sampler, ranks), SharedSampler(evaluator, ranks)
+    ranks.spread(policy)
     weights = [p for p in policy.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         weights,
@@ -131,9 +149,7 @@ def _rounds(
     )
     start = len(rows)
     limit = CANARY if policy.compute == torch.float32 else 50 * CANARY
-    # A sampler that may lag behind the policy needs its own weights in every checkpoint.
-    lagging = config.refresh_every != 1
-    behind = copy_weights(policy.model) if lagging else None
+    behind = copy_weights(policy.model, ranks) if lagging else None
     if start and rows[0]["sampler_gap"] < limit:
         limit = min(limit, max(1e-5, 10 * rows[0]["sampler_gap"]))
     probe = None
@@ -141,7 +157,7 @@ def _rounds(
         first = problems.batch(0, config.questions, config.seed)
         probe = Probe(policy, sampler, first, config.seed, config.max_new_tokens, problems.world)
     if start:
-        behind = restore(out / f"checkpoint-{start}", policy, optimizer, sampler)
+        behind = restore(out / f"checkpoint-{start}", policy, optimizer, sampler, ranks)
     sampler_version = sampler.version  # the version that this arm's next samples must carry
 
     for round in range(start, config.rounds):
@@ -181,13 +197,19 @@ def _rounds(
             for group in optimizer.param_groups:
                 group["lr"] = lr
             row: dict[str, Any] = dict(round=round, tau_s=tau_s, tau_t=tau_t, lr=lr)
-            row |= describe(rollouts, questions, policy, problems.world, config.G)
+            rewards = torch.zeros(len(rollouts))
+            if ranks.first:
+                row |= describe(rollouts, questions, policy, problems.world, config.G)
+                rewards = row.pop("rewards")
+            if config.objective == "grpo":  # rank 0's word, while the others wait for it
+                ranks.meet()
+                rewards = ranks.gather(rewards)[0]
             if config.append_eos:
                 rollouts = with_end(rollouts, policy.eos_ids[0])
             fresh = rollouts.version == policy.version
             measured = round + 1 == config.rounds or (round + 1) % (config.margins_every or 1) == 0
             before = probe.logits(policy) if probe is not None and measured else None
-            row |= _steps(config, policy, optimizer, weights, rollouts, tau_t, row.pop("rewards"))
+            row |= _steps(config, policy, optimizer, weights, rollouts, tau_t, rewards, ranks)
             if fresh and row["sampler_gap"] > limit:
                 raise StaleSamplerError(
                     f"round {round}: sampler and policy differ by {row['sampler_gap']:.1e} nats a token "
@@ -202,15 +224,17 @@ def _rounds(
             if config.refresh_every and (round + 1) % config.refresh_every == 0:
                 sampler.refresh(policy)
                 sampler_version = policy.version
-                behind = copy_weights(policy.model) if lagging else None
+                behind = copy_weights(policy.model, ranks) if lagging else None
 
             if dev is not None and config.eval_every and (round + 1) % config.eval_every == 0:
-                row |= _dev_scores(config, policy, dev, sampler)
+                if evaluator.version != policy.version:
+                    evaluator.refresh(policy)
+                row |= _dev_scores(config, policy, dev, evaluator)
             rows.append(row)
-            if on_round is not None:
+            if on_round is not None and ranks.first:
                 on_round(row)
             if (round + 1) % config.save_every == 0 and round + 1 < config.rounds:
-                save(out, rows, policy, optimizer, sampler.version, behind)
+                save(out, rows, policy, optimizer, sampler.version, behind, ranks)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"interrupted in round {round}; continue with --resume from {last_good(out)}"
@@ -220,10 +244,11 @@ def _rounds(
                 f"round {round}, batch {error.batch}: {error.what} is not finite; last good checkpoint: "
                 f"{last_good(out)}; lower lr or raise tau_t"
             ) from None
-    write_rows(out, rows)
+    if ranks.first:
+        write_rows(out, rows)
     card = partial(begin_card, run=out, rounds=len(rows))
-    save_policy(policy, out / "final", card)  # last: its presence says that the run is whole
-    for folder in checkpoints(out):
+    save_policy(policy, out / "final", card, ranks.first)  # last: its presence says that the run is whole
+    for folder in checkpoints(out) if ranks.first else ():
         shutil.rmtree(folder)
     return rows
 
@@ -260,8 +285,6 @@ def describe(
 
 
 def _dev_scores(config: Config, policy: Policy, dev: ProblemSet, sampler: Sampler) -> dict[str, float]:
-    if sampler.version != policy.version:  # it lags behind, as this arm wants it to
-        sampler = make_sampler(policy)
     counts = evaluate(policy, sampler, dev, 1.0, 32, config.seed, config.max_new_tokens)
     means = family_means(question_scores(counts))
     return {f"dev {m}": 100 * float(value) for m, value in means.items()}

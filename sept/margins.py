@@ -249,6 +249,18 @@ def aggregate(
     }
 
 
+def headline(table: pd.DataFrame) -> dict[str, Any]:
+    """slope, slope_interval, slope_quantiles, r2, order_agreement, kl, prefixes, sequences of a table."""
+    got = aggregate(table, table["sequence"])
+    quantiles = table.loc[table["var"] > SPREAD, "slope"].quantile([0.1, 0.5, 0.9])
+    return {
+        "slope": got["slope"],
+        "slope_interval": [got["lo"], got["hi"]],
+        "slope_quantiles": {str(q): float(v) for q, v in quantiles.items()},
+        **{k: got[k] for k in ("r2", "order_agreement", "kl", "prefixes", "sequences")},
+    }
+
+
 def rows_batch(policy: Policy, rollouts: Rollouts, rows: list[int]) -> Batch:
     """Some rows of `rollouts` as a batch where the policy lives."""
     prompts, device = [rollouts.prompts[i] for i in rows], next(policy.model.parameters()).device
@@ -268,7 +280,7 @@ def visited_logits(
         part = list(range(first, min(first + rows, len(rollouts))))
         batch = rows_batch(policy, rollouts, part)
         mask = batch.mask.cpu()
-        logits = response_logits(model, batch, policy.vocab)[batch.mask].float().cpu()
+        logits = policy.run(response_logits, model, batch, policy.vocab)[batch.mask].float().cpu()
         owner = torch.tensor(part)[:, None].expand_as(mask)[mask]
         yield owner, batch.tokens.cpu()[mask], logits
 

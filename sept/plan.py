@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
@@ -72,11 +73,11 @@ def this_machine() -> Machine:
     import torch
 
     cuda = torch.cuda.is_available()
-    device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
+    how: dict[str, Any] = {"device": "cuda", "dtype": torch.bfloat16} if cuda else {}
     size = 8192 if cuda else 1024
-    a = torch.ones(size, size, device=device, dtype=dtype)
+    a, big = torch.ones(size, size, **how), torch.ones(2**27 if cuda else 2**26, **how)
 
-    def seconds(what: Any) -> float:
+    def seconds(what: Callable[[], Any]) -> float:
         taken = []
         for _ in range(3):  # the first one warms up
             started = time.perf_counter()
@@ -86,14 +87,13 @@ def this_machine() -> Machine:
             taken.append(time.perf_counter() - started)
         return min(taken)
 
-    flops = 2 * size**3 / seconds(lambda: a @ a)
-    big = torch.ones(2**28 // a.element_size(), device=device, dtype=dtype)
-    bandwidth = 2 * 2**28 / seconds(lambda: big.clone())
+    rates = 2 * size**3 / seconds(lambda: a @ a), 2 * 2**28 / seconds(big.clone)
     if cuda:
-        memory = float(torch.cuda.get_device_properties(0).total_memory)
-        return Machine(torch.cuda.get_device_name(0), flops, bandwidth, memory)
-    memory = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return Machine("this CPU", flops, bandwidth, memory, bytes=4)
+        card = torch.cuda.get_device_properties(0)
+        return Machine(card.name, *rates, float(card.total_memory))
+    return Machine(
+        "this CPU", *rates, float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")), bytes=4
+    )
 
 
 def machines(device: str | None, gpus: int | None, memory: float | None) -> list[Machine]:
@@ -121,21 +121,21 @@ def trained(shape: Shape, lora_rank: int) -> int:
 def memory(config: Config | None, shape: Shape, machine: Machine, prompt: int) -> dict[str, float]:
     """Bytes by part on one device at the peak. No config: sampling alone."""
     P, D, c = shape.parameters, machine.gpus, machine.bytes
-    limit = config.max_new_tokens if config else LIMIT
     parts: dict[str, float] = {}
     fixed = training = 0.0
     if config is not None:
-        T, m = trained(shape, config.lora_rank), config.micro_batch * (prompt + limit)
+        T, m = trained(shape, config.lora_rank), config.micro_batch * (prompt + config.max_new_tokens)
         layer = m * (20 * shape.hidden + 10 * shape.intermediate)
         kept = 4 * m * shape.hidden if config.gradient_checkpointing else layer
         parts = {"weights": 4 * P / D, "optimizer": 8 * T / D}
         fixed = sum(parts.values()) + (c == 4) * c * P
-        parts |= {
+        head = 24 * CHUNK + 2 * c * shape.vocab * shape.hidden
+        passing = {
             "gradients": 4 * T / D,
             "activations": layer + (shape.layers - 1) * kept,
-            "logits chunk": 24 * CHUNK + 2 * c * shape.vocab * shape.hidden,
+            "logits chunk": head,
         }
-        training = sum(parts[k] for k in ("gradients", "activations", "logits chunk"))
+        parts, training = parts | passing, sum(passing.values())
     parts["sampler's weights"] = c * P
     awake = 0 if config and c == 4 else c * P
     answer = _answer_bytes(config, shape, machine, prompt)
@@ -147,6 +147,7 @@ def memory(config: Config | None, shape: Shape, machine: Machine, prompt: int) -
 
 
 def _answer_bytes(config: Config | None, shape: Shape, machine: Machine, prompt: int) -> float:
+    """Keys and values of a longest answer and its prompt."""
     limit = config.max_new_tokens if config else LIMIT
     return (prompt + limit) * shape.kv_bytes * machine.bytes / 2
 
@@ -163,41 +164,36 @@ def decoding(
 
 def plan(preset: Preset, machine: Machine, length: int, prompt: int, **fields: Any) -> dict[str, Any]:
     """Tokens, bytes and hours of a preset on a machine; `fits` says whether it can run there."""
-    shape = preset.shape
-    config = preset.config(**fields) if preset.arm else None
-    limit = config.max_new_tokens if config else LIMIT
-    length = min(length, limit)
-    parts = memory(config, shape, machine, prompt)
+    shape, config = preset.shape, preset.config(**fields) if preset.arm else None
+    P, most = shape.parameters, 0.95 * machine.memory
+    parts, alone = (memory(c, shape, machine, prompt) for c in (config, None))
     out: dict[str, Any] = {"machine": machine.label(), "gpus": machine.gpus, "memory": parts}
-    out |= {"memory_each": machine.memory, "fits": parts["peak"] <= 0.95 * machine.memory}
-    alone = memory(None, shape, machine, prompt)
-    answer = _answer_bytes(None, shape, machine, prompt)
-    test, side = QUESTIONS * SAMPLES, alone["KV cache"] / answer
-    one: float | None = decoding(test / machine.gpus, side, length, LIMIT, shape, machine, prompt) / 3600
-    if alone["peak"] > 0.95 * machine.memory:
-        one = None
+    out |= {"memory_each": machine.memory, "fits": parts["peak"] <= most}
+
+    def drawn(answers: float, config: Config | None, cache: float) -> float:
+        """Seconds for `answers`, shared by the devices."""
+        side = cache / _answer_bytes(config, shape, machine, prompt)
+        limit = config.max_new_tokens if config else LIMIT
+        return decoding(answers / machine.gpus, side, min(length, limit), limit, shape, machine, prompt)
+
+    test = QUESTIONS * SAMPLES
+    one = drawn(test, None, alone["KV cache"]) / 3600 if alone["peak"] <= most else None
     if config is None:
-        answers = 16 * test + QUESTIONS  # greedy draws one answer
-        return out | {
-            "tokens": {"sampled": answers * length, "trained": 0},
-            "disk": 2 * shape.parameters,
-            "hours": {"sampling": one and one * answers / test},
-        }
-    T, per_round = trained(shape, config.lora_rank), config.questions * config.G
-    side = parts["KV cache"] / _answer_bytes(config, shape, machine, prompt)
-    draw = decoding(per_round / machine.gpus, side, length, limit, shape, machine, prompt)
-    flops = 6 * shape.parameters + 6 * shape.layers * shape.hidden * (prompt + length)
-    flops += 2 * shape.parameters * (config.gradient_checkpointing - bool(config.lora_rank))
+        length, answers = min(length, LIMIT), 16 * test + QUESTIONS  # greedy draws one answer
+        hours = {"sampling": one and one * answers / test}
+        return out | {"tokens": {"sampled": answers * length, "trained": 0}, "disk": 2 * P, "hours": hours}
+    length, per_round = min(length, config.max_new_tokens), config.questions * config.G
+    sampling = config.rounds * drawn(per_round, config, parts["KV cache"])
+    flops = 6 * P + 6 * shape.layers * shape.hidden * (prompt + length)
+    flops += 2 * P * (config.gradient_checkpointing - bool(config.lora_rank))
     seen = per_round * config.rounds * (prompt + length) * config.mu
-    train = seen * flops / (0.4 * machine.flops * machine.gpus)
-    seconds = {"sampling": config.rounds * draw, "training": train, "total": config.rounds * draw + train}
-    hours = {k: v / 3600 if out["fits"] else None for k, v in seconds.items()}
-    lag = 4 * shape.parameters * (config.refresh_every != 1)
-    return out | {
-        "tokens": {"sampled": per_round * config.rounds * length, "trained": seen},
-        "disk": 3 * (4 * shape.parameters + 8 * T + lag) + 4 * shape.parameters,
-        "hours": {**hours, "one evaluation": one},
-    }
+    training = seen * flops / (0.4 * machine.flops * machine.gpus)
+    seconds = {"sampling": sampling, "training": training, "total": sampling + training}
+    hours = {k: v / 3600 if out["fits"] else None for k, v in seconds.items()} | {"one evaluation": one}
+    lag = 4 * P * (config.refresh_every != 1)
+    disk = 3 * (4 * P + 8 * trained(shape, config.lora_rank) + lag) + 4 * P
+    sampled = per_round * config.rounds * length
+    return out | {"tokens": {"sampled": sampled, "trained": seen}, "disk": disk, "hours": hours}
 
 
 def refuse(name: str, plans: list[dict[str, Any]]) -> None:
@@ -213,27 +209,26 @@ def refuse(name: str, plans: list[dict[str, Any]]) -> None:
 
 def lines(preset: Preset, plans: list[dict[str, Any]], length: int, prompt: int) -> list[str]:
     """The plans of a preset, side by side, as text."""
-    tokens = plans[0]["tokens"]
+    tokens, shape, what = plans[0]["tokens"], preset.shape, preset.arm or "temperature sweep"
     out = [
-        f"{preset.name}: {preset.shape.hub}, {preset.shape.parameters / 1e9:.2f} B parameters, "
-        f"template {preset.shape.template}, {preset.arm or 'temperature sweep'} on "
-        f"{preset.problems or preset.evaluated_on}",
+        f"{preset.name}: {shape.hub}, {shape.parameters / 1e9:.2f} B parameters, template {shape.template}, "
+        f"{what} on {preset.problems or preset.evaluated_on}",
         f"{tokens['sampled'] / 1e6:,.0f} M tokens to sample, {tokens['trained'] / 1e6:,.0f} M to train on "
         f"(assumed: answers of {length}, prompts of {prompt} tokens; --length, --prompt)",
         f"{plans[0]['disk'] / 1e9:,.0f} GB of disk",
-        f"{'':<26}" + "".join(f"{p['machine']:>16}" for p in plans),
     ]
 
-    def row(head: str, cells: list[str]) -> str:
-        return f"{head:<26}" + "".join(f"{c:>16}" for c in cells)
+    def row(head: str, cells: Iterable[str]) -> None:
+        out.append(f"{head:<26}" + "".join(f"{c:>16}" for c in cells))
 
+    row("", (p["machine"] for p in plans))
     for part in plans[0]["memory"]:
         unit = "GB per device, " if part == "peak" else "  "
-        out.append(row(unit + part, [f"{p['memory'][part] / 1e9:.1f}" for p in plans]))
-    out.append(row("fits", ["yes" if p["fits"] else "no" for p in plans]))
+        row(unit + part, (f"{p['memory'][part] / 1e9:.1f}" for p in plans))
+    row("fits", ("yes" if p["fits"] else "no" for p in plans))
     for part in plans[0]["hours"]:
-        hours = [p["hours"][part] for p in plans]
-        out.append(row(f"hours, {part}", ["-" if h is None else f"{h:,.2f}" for h in hours]))
+        hours = (p["hours"][part] for p in plans)
+        row(f"hours, {part}", ("-" if h is None else f"{h:,.2f}" for h in hours))
     if any(p["gpus"] > 1 for p in plans):
         out.append("several devices: as a sharded trainer would; `sept train` itself uses one")
     return out

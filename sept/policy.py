@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ class Policy:
     """What matrix products run in: bfloat16 on a GPU, whatever the weights are stored in."""
     revision: str | None = None
     """Commit of a hub model."""
+    run: Any = lambda compute, *arguments: compute(*arguments)
+    """run(f, ...) is f(...) with the weights in place: sharded ones are gathered for it."""
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
@@ -213,11 +215,38 @@ def merged(model: Any) -> Any:
     return copy.deepcopy(model).merge_and_unload()
 
 
-def save_policy(policy: Policy, folder: Path, also: Callable[[Path], None] | None = None) -> None:
-    """Write model and tokenizer in Hugging Face form, and what `also` adds, all of it or nothing."""
+@torch.no_grad()
+def full_state(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the state dict once (safetensors refuses the aliases of tied weights), whole.
+
+    Sharded ones are gathered one at a time, on all ranks together.
+    """
+    seen: set[int] = set()
+    for name, value in model.state_dict(keep_vars=True).items():
+        if id(value) not in seen:
+            seen.add(id(value))
+            yield name, whole(value.detach())
+
+
+def whole(value: Any) -> Tensor:
+    """A tensor itself, or of a shard (DTensor) all of it."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
+
+
+def save_policy(
+    policy: Policy, folder: Path, also: Callable[[Path], None] | None = None, write: bool = True
+) -> None:
+    """Write model and tokenizer in Hugging Face form, and what `also` adds, all of it or nothing.
+
+    Where the model is sharded all ranks call this, and one of them writes.
+    """
+    model = merged(policy.model)
+    state = {k: v.to("cpu", copy=True) for k, v in full_state(model) if write}
+    if not write:
+        return
     temporary = folder.with_name(folder.name + ".part")
     shutil.rmtree(temporary, ignore_errors=True)
-    merged(policy.model).save_pretrained(temporary, safe_serialization=True)
+    model.save_pretrained(temporary, state_dict=state)
     policy.tokenizer.save_pretrained(temporary)
     if also is not None:
         also(temporary)
@@ -316,8 +345,8 @@ def response_states(model: Any, batch: Batch) -> Tensor:
 
 
 @torch.no_grad()
-def output_layer(policy: Policy) -> Tensor | None:
-    """Weight [rows, hidden] of the output layer if logits are its product with the last hidden states.
+def output_layer(policy: Policy) -> torch.nn.Linear | None:
+    """The output layer if logits are the product of its weight with the last hidden states.
 
     None if there is more to it: a bias, a soft cap, a scale. The model itself is asked, on two tokens.
     """
@@ -326,10 +355,13 @@ def output_layer(policy: Policy) -> Tensor | None:
     if type(head) is not torch.nn.Linear or head.bias is not None:
         return None
     ids = torch.full((1, 2), policy.eos_ids[0], device=head.weight.device)
-    with policy.autocast():
+
+    def same() -> bool:
         states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        same = torch.equal(head(states), model(input_ids=ids, use_cache=False).logits)
-    return head.weight if same else None
+        return torch.equal(head(states), model(input_ids=ids, use_cache=False).logits)
+
+    with policy.autocast():
+        return head if policy.run(same) else None
 
 
 def _causal(model: Any) -> Any:

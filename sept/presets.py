@@ -11,7 +11,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
-from .config import Config, SeptError, preset
+from .config import Config, SeptError, preset, shipped
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Shape:
     """A model's architecture, as far as its size and cost depend on it."""
 
     hub: str
+    """Repository and commit, as `load_policy` takes them."""
     hidden: int
     layers: int
     heads: int
@@ -53,78 +54,18 @@ class Shape:
         return 2 * 2 * self.layers * self.kv_heads * self.head_dim
 
 
-def _qwen7(name: str, context: int, **more: Any) -> Shape:
-    return Shape(f"Qwen/{name}", 3584, 28, 28, 4, 18944, 152064, context, bias=True, **more)
-
-
-SHAPES = {
-    "qwen2.5-math-7b": _qwen7("Qwen2.5-Math-7B", 4096),
-    "qwen2.5-7b": _qwen7("Qwen2.5-7B", 131072, tau_s=0.9),
-    "qwen2.5-7b-instruct": _qwen7("Qwen2.5-7B-Instruct", 32768, tau_s=0.9, template="qwen_instruct"),
-    "deepseek-math-7b": Shape(
-        *("deepseek-ai/deepseek-math-7b-instruct", 4096, 30, 32, 32, 11008, 102400, 4096),
-        template="deepseek_math_instruct",
-    ),
-    "llama-3.1-8b": Shape(
-        *("meta-llama/Llama-3.1-8B-Instruct", 4096, 32, 32, 8, 14336, 128256, 131072),
-        tau_s=0.9,
-        template="chat_reasoning",
-    ),
-    # For one GPU; the paper has no runs of these.
-    "qwen2.5-math-1.5b": Shape(
-        "Qwen/Qwen2.5-Math-1.5B", 1536, 28, 12, 2, 8960, 151936, 4096, tied=True, bias=True
-    ),
-    "qwen2.5-0.5b": Shape(
-        "Qwen/Qwen2.5-0.5B", 896, 24, 14, 2, 4864, 151936, 32768, tied=True, bias=True, tau_s=0.9
-    ),
-}
-
-DATA = {"dsr": "deepscaler:parity", "otm": "openthoughts-math:parity"}
-"""Training questions: DeepScaleR, and the mathematical ones of OpenThoughts3; the authors' verifier."""
-
+_DATA = shipped("presets.toml")
+SHAPES = {name: Shape(**fields) for name, fields in _DATA["models"].items()}
 BENCHMARKS = "math500+amc23+minerva+olympiad+aime24+aime25:parity"
 """Questions of every published score."""
-
-VARIANTS = ("paper", "authors")
-
-# arm: preset of `sept.config` in the text and in the code, what differs from it in both, what in the code.
-ARMS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
-    "sept": ("sept-annealed", "sept-annealed", {}, {}),
-    "sept-g4": ("sept-annealed", "sept-annealed", {"G": 4}, {}),
-    "sept-g8": ("sept-annealed", "sept-annealed", {"G": 8}, {}),
-    "grpo": ("grpo", "grpo", {"lr": 5e-7, "questions": 128, "mini_batch": 64}, {}),
-    "em-ft": ("em-ft", "em-ft", {"loss_normalisation": "microbatch-token"}, {}),
-    # "Standard SFT" of the text is the same run without refreshes; the code has a trainer of its own.
-    "offline": ("offline", "offline-sft", {}, {"lr": 1e-5, "warmup": 9}),
-    # The text says tau_s = tau_t, not at which value; the code's switch ties tau_t to the annealed tau_s.
-    "coupled": ("coupled", "coupled-annealed", {}, {}),
-}
-
 LIMIT, SAMPLES = 3072, 32
 """Tokens of an answer, answers per question: in every sweep and evaluation."""
-
-COMMON: dict[str, Any] = {
-    "rounds": 942,  # 3 epochs of 40,315 questions (DSR); of OTM the paper says nearly as many
-    "lr": 1e-7,
-    "max_new_tokens": LIMIT,
-    "gradient_checkpointing": True,
-    "micro_batch": 4,  # the code's; the text has 32 and no accumulation, which its sum does not notice
-    "save_every": 50,
-}
-
-_MATH, _DEEPSEEK, _LLAMA = "qwen2.5-math-7b", "deepseek-math-7b", "llama-3.1-8b"
-_FIVE = (_MATH, "qwen2.5-7b", "qwen2.5-7b-instruct", _DEEPSEEK, _LLAMA)
-# arm, data: the models it was run on. 22 training runs, as published.
-RUNS: dict[tuple[str, str], tuple[str, ...]] = {
-    ("sept", "dsr"): _FIVE,
-    ("sept", "otm"): (_MATH, _DEEPSEEK, _LLAMA),
-    ("grpo", "dsr"): _FIVE,
-    ("grpo", "otm"): (_MATH, _DEEPSEEK, _LLAMA),
-    ("em-ft", "dsr"): (_MATH, _DEEPSEEK),
-    ("sept-g4", "dsr"): (_MATH,),
-    ("sept-g8", "dsr"): (_MATH,),
-    ("offline", "dsr"): (_MATH,),
-    ("coupled", "dsr"): (_MATH,),
+VARIANTS = ("paper", "authors")
+_RUNS = {
+    f"{arm}-{model}-{data}": (arm, model, data)
+    for arm, fields in _DATA["arms"].items()
+    for data in _DATA["data"]
+    for model in fields.get(data, ())
 }
 
 
@@ -155,8 +96,7 @@ class Preset:
 
 def names() -> list[str]:
     """Every preset, without its variants: the 22 training runs, then the five sweeps."""
-    runs = [f"{arm}-{model}-{data}" for (arm, data), models in RUNS.items() for model in models]
-    return runs + [f"sweep-{model}" for model in _FIVE]
+    return [*_RUNS, *(f"sweep-{model}" for model in _DATA["arms"]["sept"]["dsr"])]
 
 
 def find_preset(name: str) -> Preset:
@@ -171,16 +111,10 @@ def find_preset(name: str) -> Preset:
         )
     if bare.startswith("sweep-"):
         return Preset(name, bare.removeprefix("sweep-"))
-    arm, model, data = next(
-        (arm, model, data)
-        for (arm, data), models in RUNS.items()
-        for model in models
-        if f"{arm}-{model}-{data}" == bare
-    )
-    *arms, both, code = ARMS[arm]
-    authors = variant == "authors"
-    fields = {**COMMON, "loss_normalisation": "microbatch-token" if authors else "sequence-sum", **both}
-    fields |= code if authors else {}
-    if arm not in ("grpo", "em-ft") and arms[authors] != "coupled":  # these draw at 1 on every model
+    arm, model, data = _RUNS[bare]
+    known, authors = _DATA["arms"][arm], variant == "authors"
+    fields = {**_DATA["common"], "loss_normalisation": "microbatch-token" if authors else "sequence-sum"}
+    fields |= known.get("both", {}) | (known.get("code", {}) if authors else {})
+    if arm not in ("grpo", "em-ft") and known[variant] != "coupled":  # these draw at 1 on every model
         fields["tau_s"] = SHAPES[model].tau_s
-    return Preset(name, model, arms[authors], DATA[data], tuple(sorted(fields.items())))
+    return Preset(name, model, known[variant], _DATA["data"][data], tuple(sorted(fields.items())))

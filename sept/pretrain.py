@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .toy import AUTHOR_SHARES, BOS, EOS, PAD, ROTATION, VOCABULARY, build_tokenizer, draw, write_document
+from .config import shipped_text
+from .toy import AUTHOR_SHARES, BOS, EOS, ROTATION, VOCABULARY, build_tokenizer, draw, write_document
 
 _POOL = 16
 
@@ -70,16 +73,11 @@ def documents(stage: Stage, seed: int) -> Iterator[tuple[str, str]]:
         return write_document(family, draw("corpus", family, rng), rate, rng)
 
     if stage.documents == 0:
-        index = 0
-        while True:
-            yield write(index)
-            index += 1
+        yield from map(write, count())
     corpus = [write(i) for i in range(stage.documents)]
-    epoch = 0
-    while True:
+    for epoch in count():
         for i in np.random.default_rng([seed, 11, epoch]).permutation(len(corpus)):
             yield corpus[i]
-        epoch += 1
 
 
 def build_model(recipe: Recipe) -> Any:
@@ -87,20 +85,11 @@ def build_model(recipe: Recipe) -> Any:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    config = Qwen2Config(
-        vocab_size=len(VOCABULARY),
-        hidden_size=recipe.hidden,
-        intermediate_size=recipe.mlp,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.kv_heads,
-        max_position_embeddings=128,
-        tie_word_embeddings=True,
-        pad_token_id=VOCABULARY.index(PAD),
-        bos_token_id=VOCABULARY.index(BOS),
-        eos_token_id=VOCABULARY.index(EOS),
-        initializer_range=0.05,
-    )
+    special = {f"{name}_token_id": VOCABULARY.index(f"<{name}>") for name in ("pad", "bos", "eos")}
+    size = {"hidden_size": recipe.hidden, "intermediate_size": recipe.mlp, "vocab_size": len(VOCABULARY)}
+    size |= {"num_hidden_layers": recipe.layers, "num_attention_heads": recipe.heads}
+    size |= {"num_key_value_heads": recipe.kv_heads, "max_position_embeddings": 128}
+    config = Qwen2Config(**size, **special, tie_word_embeddings=True, initializer_range=0.05)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         return Qwen2ForCausalLM(config).float()
@@ -116,15 +105,15 @@ def pretrain(
     loss) is called now and then.
     """
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
     from .policy import load_policy
 
     tokenizer = build_tokenizer()
     model = load_policy(recipe.start).model if recipe.start else build_model(recipe)
     index = {token: i for i, token in enumerate(VOCABULARY)}
-    total = sum(stage.tokens for stage in recipe.stages)
+    total, done_before = sum(stage.tokens for stage in recipe.stages), 0
     log: list[dict[str, float]] = []
-    done_before = 0
     model.train()
     for number, stage in enumerate(recipe.stages):
         optimizer = torch.optim.AdamW(model.parameters(), lr=stage.lr, betas=(0.9, 0.95), weight_decay=0.01)
@@ -146,22 +135,14 @@ def pretrain(
                 pool = [rows[i : i + recipe.batch] for i in range(0, len(rows), recipe.batch)]
                 pool = [pool[i] for i in order.permutation(len(pool))]
             rows = pool.pop()
-            width = max(len(p) + len(r) for p, r in rows)
-            ids = torch.zeros(len(rows), width, dtype=torch.long)  # 0 is <pad>
-            labels = torch.zeros_like(ids)
-            for i, (p, r) in enumerate(rows):
-                ids[i, : len(p) + len(r)] = torch.tensor(p + r)
-                labels[i, len(p) : len(p) + len(r)] = torch.tensor(r)
-            progress = seen / stage.tokens
-            factor = min(1.0, (step + 1) / 50) * (0.55 + 0.45 * np.cos(np.pi * progress))
-            for group in optimizer.param_groups:
-                group["lr"] = stage.lr * factor
+            ids = pad_sequence([torch.tensor(p + r) for p, r in rows], batch_first=True)  # 0 is <pad>
+            labels = pad_sequence([torch.tensor([0] * len(p) + r) for p, r in rows], batch_first=True)
+            factor = min(1.0, (step + 1) / 50) * (0.55 + 0.45 * np.cos(np.pi * seen / stage.tokens))
+            optimizer.param_groups[0]["lr"] = stage.lr * factor
             # Right padding needs no mask: attention is causal and padded labels are ignored.
             logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-            loss = torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=0, reduction="sum"
-            )
-            loss = loss / divisor
+            wanted, how = labels[:, 1:].flatten(), {"ignore_index": 0, "reduction": "sum"}
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted, **how) / divisor
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -177,53 +158,30 @@ def pretrain(
     return model.eval(), tokenizer, log
 
 
-def write_card(folder: Path, base: str, log: list[dict[str, float]], questions: int = 32) -> None:
+def write_card(folder: Path, base: str, log: list[dict[str, float]]) -> None:
     """Write README.md beside a rebuilt base: recipe, seed, loss, and its own temperature sweep on dev."""
-    import dataclasses
-    import json
-
     from .evaluation import evaluate, family_means, question_scores
     from .policy import load_policy
     from .problems import load_problems
     from .sampling import make_sampler
 
     policy = load_policy(str(folder))
-    sampler, problems = make_sampler(policy), load_problems(f"toy:dev:{questions}")
+    sampler, problems = make_sampler(policy), load_problems("toy:dev:32")
     rows = []
     for tau in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6):
         scores = question_scores(evaluate(policy, sampler, problems, tau, 32), greedy=tau == 0)
-        means = 100 * family_means(scores)
-        cells = " | ".join(f"{means[m]:.1f}" for m in ("pass@1", "pass@8", "pass@32", "AVG"))
+        cells = " | ".join(f"{100 * mean:.1f}" for mean in family_means(scores))
         rows.append(f"| {tau} | {cells} |")
-    size, start = sum(p.numel() for p in policy.model.parameters()), RECIPES[base].start
-    recipe = json.dumps(dataclasses.asdict(RECIPES[base]), indent=1)
+    recipe, description = RECIPES[base], DESCRIPTIONS[base]
     ends = {int(row["stage"]): row["loss"] for row in log}
     losses = ", ".join(f"{loss:.3f} after stage {stage + 1}" for stage, loss in ends.items())
-    text = f"""---
-license: apache-2.0
-library_name: transformers
----
-# Base {base} of sept's embedded world
-
-{DESCRIPTIONS[base][0].upper() + DESCRIPTIONS[base][1:]}.
-A Qwen2 model of {size:,} parameters over {len(VOCABULARY)} character tokens that writes out additions
-and subtractions of 3 to 5 digits, reverses and sorts digits.
-It was made from {f"base {start}" if start else "nothing"} by `sept pretrain --base {base}` on generated
-documents; it knows nothing else.
-
-Training loss (nats per response token, running mean): {losses}. Seed {RECIPES[base].seed}.
-
-Temperature sweep: {len(problems.items)} dev questions, six families, 32 samples each; percent, unweighted
-mean over families (one greedy answer at 0, so all pass@k are equal there).
-
-| T | pass@1 | pass@8 | pass@32 | AVG |
-|---|---|---|---|---|
-{chr(10).join(rows)}
-
-Recipe (`sept.pretrain.RECIPES["{base}"]`):
-
-```json
-{recipe}
-```
-"""
+    shown: dict[str, Any] = {
+        "base": base,
+        "description": description[0].upper() + description[1:],
+        "losses": losses,
+    }
+    shown |= {"size": sum(p.numel() for p in policy.model.parameters()), "characters": len(VOCABULARY)}
+    shown |= {"start": f"base {recipe.start}" if recipe.start else "nothing", "recipe": recipe}
+    shown |= {"questions": len(problems.items), "rows": "\n".join(rows)}
+    text = shipped_text("base_card.md").format(**shown, settings=json.dumps(asdict(recipe), indent=1))
     Path(folder, "README.md").write_text(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from .config import PRESETS, RESULTS_VERSION, SeptError, digest
+from .config import PRESETS, RESULTS_VERSION, SeptError, digest, shipped
 from .experiments import Run, Score
 
 
@@ -35,7 +35,7 @@ class Profile:
     """Models of other character: instruction-tuned, nothing to gain, failing."""
     others_temperatures: tuple[float, ...] = ()
     """Decoding temperatures of their sweeps; empty: the same."""
-    rounds_many: int | None = 60
+    rounds_many: int | None = None
     """Rounds of the runs with more than one answer per question; None: all."""
     n: int = 32
     """Samples per question."""
@@ -97,77 +97,9 @@ class Profile:
         return Score(model, problems or self.test, tau, self.n, max_new_tokens=self.max_new_tokens)
 
 
-_TENTHS = tuple(round(0.1 * i, 1) for i in range(17))
-_COARSE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6)
 PROFILES = {
-    "smoke": Profile(
-        seeds=(100,),
-        temperatures=(0.0, 0.6, 1.0),
-        test="toy:test:2",
-        dev="toy:dev:2",
-        curve="toy:test:2",
-        other_tasks="toy:test:rev+sort:2",
-        others=("E",),
-        rounds_many=3,
-        train_overrides={"rounds": 3, "warmup": 0, "questions": 16, "mini_batch": 8},
-        rates=(1e-4, 3e-4),
-    ),
-    "quick": Profile(
-        seeds=(100,),
-        temperatures=_COARSE,
-        test="toy:test:24",
-        dev="toy:dev:16",
-        curve="toy:test:8",
-        notebooks="00,01,02,03",
-    ),
-    "laptop": Profile(
-        seeds=(100, 101, 102, 103, 104), temperatures=_TENTHS, others_temperatures=_TENTHS[::2]
-    ),
-    # The same notebooks on a hub model and on problem files of your own (columns prompt and answer).
-    "gpu": Profile(
-        seeds=(100,),
-        temperatures=(0.0, 0.3, 0.6, 1.0),
-        model="Qwen/Qwen2.5-Math-1.5B",
-        test="problems/test.jsonl",
-        dev="problems/dev.jsonl",
-        train="problems/train.jsonl",
-        other_train="problems/other_train.jsonl",
-        curve="problems/test.jsonl",
-        other_tasks="problems/other_tasks.jsonl",
-        others=("Qwen/Qwen2.5-1.5B-Instruct",),
-        rounds_many=None,
-        rates=(3e-7, 1e-6, 3e-6),
-        max_new_tokens=1024,
-        train_overrides={"rounds": 50, "lr": 1e-6, "micro_batch": 4, "gradient_checkpointing": True},
-    ),
-    "paper": Profile(
-        seeds=(100,),
-        temperatures=_TENTHS,
-        model="Qwen/Qwen2.5-Math-7B",
-        test="problems/test.jsonl",
-        dev="problems/dev.jsonl",
-        train="problems/train.jsonl",
-        other_train="problems/other_train.jsonl",
-        curve="problems/test.jsonl",
-        other_tasks="problems/other_tasks.jsonl",
-        others=(
-            "Qwen/Qwen2.5-7B-Instruct",
-            "deepseek-ai/deepseek-math-7b-instruct",
-            "meta-llama/Llama-3.1-8B-Instruct",
-        ),
-        rounds_many=None,
-        rates=(3e-8, 1e-7, 3e-7),
-        max_new_tokens=3072,
-        train_overrides={
-            "rounds": 942,
-            "lr": 1e-7,
-            "micro_batch": 4,
-            "loss_normalisation": "microbatch-token",
-            "tau_s_schedule": "linear",
-            "gradient_checkpointing": True,
-            "save_every": 50,
-        },
-    ),
+    name: Profile(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    for name, fields in shipped("profiles.toml").items()
 }
 
 

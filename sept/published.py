@@ -8,26 +8,24 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from importlib.resources import files
+from io import StringIO
 from typing import Any
 
 import pandas as pd
+
+from .config import shipped_text
 
 BENCHMARKS = ("MATH-500", "AMC-23", "Minerva", "Olympiad", "AIME-24", "AIME-25")
 
 # Questions behind each score. The Olympiad file has 675; two prompts exceed the length limit.
 N_SCORED = {"MATH-500": 500, "AMC-23": 40, "Minerva": 272, "Olympiad": 673, "AIME-24": 30, "AIME-25": 30}
 
-_UNTRAINED = ("Baseline", "Base")
-
 
 @cache
 def _read(name: str) -> pd.DataFrame:
     # Figure "2" and x "0.5" stay text: some figures have letters, some x are bar names.
     # keep_default_na=False because "none" and empty cells are values here.
-    path = files("sept") / "data" / "published" / name
-    with path.open(encoding="utf-8") as handle:
-        return pd.read_csv(handle, dtype=str, keep_default_na=False)
+    return pd.read_csv(StringIO(shipped_text(f"published/{name}")), dtype=str, keep_default_na=False)
 
 
 def tables() -> pd.DataFrame:
@@ -49,8 +47,7 @@ def curves() -> pd.DataFrame:
 
 def settings() -> dict[str, Any]:
     """Settings of the paper's runs; each leaf is `{value, source, note}`."""
-    path = files("sept") / "data" / "published" / "settings.json"
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(shipped_text("published/settings.json"))
 
 
 def _pick(frame: pd.DataFrame, **wanted: object) -> pd.DataFrame:
@@ -72,13 +69,8 @@ def table_row(
     The columns are metrics (`pass@1`, ..., `AVG`); in Table 3, which has no mean, they are tasks.
     Untrained methods have no training set, so `train_data` is ignored for them.
     """
-    rows = _pick(
-        tables(),
-        table=table,
-        model=model,
-        method=method,
-        train_data="none" if method in _UNTRAINED else train_data,
-    )
+    data = "none" if method in ("Baseline", "Base") else train_data
+    rows = _pick(tables(), table=table, model=model, method=method, train_data=data)
     if table == 3:
         return rows.set_index("benchmark")["value"]
     return _pick(rows, benchmark=benchmark).set_index("metric")["value"]
@@ -89,15 +81,3 @@ def curve(figure: str, panel: str, series: str) -> pd.DataFrame:
     rows = _pick(curves(), figure=figure, panel=panel, series=series).reset_index(drop=True)
     x = pd.to_numeric(rows["x"], errors="coerce")
     return rows if x.isna().any() else rows.assign(x=x)
-
-
-def baseline_temperature(model: str) -> float:
-    """Decoding temperature behind a model's Baseline rows.
-
-    Not printed in the paper. It is the only plotted temperature at which every pass@1 and pass@32
-    rounds to the printed table entries; `tests/test_published.py` derives it again.
-    """
-    known = settings()["evaluation"]["baseline_tau_selected"]
-    if model not in known:
-        raise ValueError(f"unknown model {model!r}; known: {', '.join(known)}")
-    return float(known[model]["value"])

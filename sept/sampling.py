@@ -228,7 +228,10 @@ class TransformersEngine:
             # `generate` merges what a checkpoint's own config asks for (penalties, suppressed tokens).
             self.frozen.generation_config = GenerationConfig()
         else:
-            self.frozen.load_state_dict(policy.model.state_dict())
+            # Not by state dict: of a sharded model that would be the shards, even while it is whole.
+            with torch.no_grad():
+                for mine, new in zip(self.frozen.parameters(), policy.model.parameters(), strict=True):
+                    mine.copy_(new)
         self.frozen.eval().requires_grad_(False)
         self.policy, self.version = policy, policy.version
 
@@ -413,7 +416,8 @@ class StaticEngine:
             qk = y[:, : (self.heads + self.kv) * wide].view(B, S, -1, wide)
             torch.view_as_complex(qk.unflatten(-1, (-1, 2))).mul_(rotation)
             keys[layer, ..., start:end] = qk[:, :, self.heads :].permute(0, 2, 3, 1)
-            values[layer, :, :, start:end] = y[:, -self.kv * self.dim :].view(B, S, self.kv, -1).transpose(1, 2)
+            v = y[:, -self.kv * self.dim :].view(B, S, self.kv, self.dim)
+            values[layer, :, :, start:end] = v.transpose(1, 2)
             if S > 1 and layer == len(self.layers) - 1:  # only the last position's output is asked for
                 qk, x, S, causal = qk[:, -1:], x.view(B, S, -1)[:, -1].contiguous(), 1, None
             q = qk[:, :, : self.heads].unflatten(2, (self.kv, groups)).permute(0, 2, 3, 1, 4)
@@ -437,7 +441,9 @@ class StaticEngine:
         max_new_tokens: int,
         seed: int,
         draw: int = 0,
+        logits: Tensor | None = None,
     ) -> Rollouts:
+        """logits [N, max_new_tokens, V]: filled with what each token was drawn from."""
         longest = max(map(len, prompts), default=0)
         check_request(prompts, n, tau, longest + max_new_tokens, self.context)
         noise = torch.from_numpy(uniforms(keys, n, max_new_tokens, seed, draw))
@@ -452,7 +458,7 @@ class StaticEngine:
 
         def decode(block: list[int]) -> None:
             rows = torch.tensor([i * n + s for i in block for s in range(n)])
-            self._decode([prompts[i] for i in block], n, tau, noise, rows, tokens, log_probs)
+            self._decode([prompts[i] for i in block], n, tau, noise, rows, tokens, log_probs, logits)
 
         # Threads take blocks of rows, not parts of operations: these are too small to be split.
         torch.set_num_threads(1)
@@ -473,6 +479,7 @@ class StaticEngine:
         rows: Tensor,
         tokens: Tensor,
         log_probs: Tensor,
+        kept: Tensor | None,
     ) -> None:
         """Fill tokens[rows] and log_probs[rows] for a block of prompts, shortest first, n samples each."""
         lengths, limit = [len(p) for p in prompts], tokens.shape[1]
@@ -493,7 +500,8 @@ class StaticEngine:
             first = last
         if n > 1:
             k, v = by_question
-            k[:, :, 1:, ..., :width], v[:, :, 1:, :, :width] = k[:, :, :1, ..., :width], v[:, :, :1, :, :width]
+            k[:, :, 1:, ..., :width] = k[:, :, :1, ..., :width]
+            v[:, :, 1:, :, :width] = v[:, :, :1, :, :width]
         z, offset = (t.repeat_interleave(n, 0) for t in (torch.cat(parts), width - torch.tensor(lengths)))
         going = torch.ones(self.head.shape[1], dtype=torch.bool)
         going[[e for e in self.eos if e < len(going)]] = False
@@ -501,6 +509,8 @@ class StaticEngine:
         for slot in range(width, width + limit):
             token, log_p = choose(z, noise[rows, slot - width], tau)
             tokens[rows, slot - width], log_probs[rows, slot - width] = token, log_p
+            if kept is not None:
+                kept[rows, slot - width] = z
             alive &= going[token]
             left = int(alive.sum())
             if left == 0 or slot == width + limit - 1:
@@ -510,7 +520,11 @@ class StaticEngine:
                 to, of = (~alive[:left]).nonzero().squeeze(1), alive[left:].nonzero().squeeze(1) + left
                 for t in (rows, offset, token):
                     t[to] = t[of]
-                keys[:, to, ..., :slot], values[:, to, :, :slot] = keys[:, of, ..., :slot], values[:, of, :, :slot]
-                rows, offset, token, alive = rows[:left], offset[:left], token[:left], alive[:left].fill_(True)
+                keys[:, to, ..., :slot] = keys[:, of, ..., :slot]
+                values[:, to, :, :slot] = values[:, of, :, :slot]
                 keys, values = keys[:, :left], values[:, :left]
-            z = self._forward(token[:, None], slot, self.rotation[slot - offset][:, None, None], keys, values)
+                rows, offset, token, alive = (t[:left] for t in (rows, offset, token, alive))
+                alive.fill_(True)
+            z = self._forward(
+                token[:, None], slot, self.rotation[slot - offset][:, None, None], keys, values
+            )

@@ -24,7 +24,7 @@ import torch
 from .config import SeptError, digest
 from .loop import CANARY, StaleSamplerError
 from .objectives import token_log_probs
-from .policy import Policy, make_batch, merged, response_logits
+from .policy import Policy, make_batch, merged, response_logits, whole
 from .sampling import Rollouts, _collect, check_request
 
 COLDEST = 0.01
@@ -144,7 +144,7 @@ class VllmEngine:
         device = next(policy.model.parameters()).device
         batch = make_batch(random, drawn.tokens, drawn.lengths, policy.pad_id, device=device)
         with policy.autocast():
-            logits = response_logits(policy.model, batch, policy.vocab)
+            logits = policy.run(response_logits, policy.model, batch, policy.vocab)
         gaps = (token_log_probs(logits, batch.tokens, 0.6).cpu() - drawn.log_probs).abs()
         return gaps[batch.mask.cpu()].mean().item()
 
@@ -224,12 +224,13 @@ def _write_untied(policy: Policy, folder: Path) -> None:
     from transformers import GenerationConfig
 
     model = merged(policy.model)
-    ends = {m.weight.data_ptr() for m in (model.get_input_embeddings(), model.get_output_embeddings())}
+    tensors = model.state_dict(keep_vars=True)  # of a sharded model the shards, from here on
+    ends = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings())}
     state = {
-        name: (value[: policy.vocab] if value.data_ptr() in ends else value)
-        .detach()
-        .to("cpu", policy.compute, copy=True)
-        for name, value in model.state_dict().items()
+        name: whole(value.detach())[: policy.vocab if id(value) in ends else None].to(
+            "cpu", policy.compute, copy=True
+        )
+        for name, value in tensors.items()
     }
     kept, model.generation_config = model.generation_config, GenerationConfig()
     try:  # some hub models' own is so contradictory that it cannot be saved

@@ -13,26 +13,19 @@ from math import comb
 import numpy as np
 from scipy.special import entr, softmax
 
-from .tabular import (
-    Array,
-    Tree,
-    occupancy,
-    random_logits,
-    sequence_log_probs,
-    sequence_probs,
-    token_log_probs,
-)
+from . import tabular as tb
+from .tabular import Array, Tree, token_log_probs
 
 
 def tempered(tree: Tree, logits: Array, alpha: float) -> Array:
     """Every token from softmax(alpha z): one converged round with tau_t / tau_s = alpha, or several whose
     ratios multiply to it."""
-    return sequence_probs(tree, np.exp(token_log_probs(logits, 1 / alpha)))
+    return tb.sequence_probs(tree, np.exp(token_log_probs(logits, 1 / alpha)))
 
 
 def power(tree: Tree, logits: Array, alpha: float) -> Array:
     """p(answer)^alpha / Z: of all distributions with its entropy, the one with the likeliest answers."""
-    return softmax(alpha * sequence_log_probs(tree, token_log_probs(logits, 1.0)))
+    return softmax(alpha * tb.sequence_log_probs(tree, token_log_probs(logits, 1.0)))
 
 
 def best_of(tree: Tree, logits: Array, n: int) -> Array:
@@ -81,7 +74,7 @@ def entropy_descent(tree: Tree, logits: Array, steps: int, rate: float) -> Array
     for _ in range(steps):
         log_p = token_log_probs(z, 1.0)
         p = np.exp(log_p)
-        visits = occupancy(tree, p)[:, None]
+        visits = tb.occupancy(tree, p)[:, None]
         z += rate * visits * p * (log_p + entr(p).sum(1, keepdims=True))
     return z
 
@@ -90,7 +83,7 @@ def describe(tree: Tree, logits: Array, q: Array) -> dict[str, float]:
     """entropy of q over answers (nats), likelihood = mean log p of its answers under the base, mode = the
     probability it gives to the base's likeliest answer, gap = how far its mean log p lies below that of the
     power distribution of equal entropy (nats)."""
-    log_p = sequence_log_probs(tree, token_log_probs(logits, 1.0))
+    log_p = tb.sequence_log_probs(tree, token_log_probs(logits, 1.0))
     entropy = float(entr(q).sum())
     likelihood = float(q @ log_p)
     low, high = 1e-3, 1e3
@@ -98,40 +91,26 @@ def describe(tree: Tree, logits: Array, q: Array) -> dict[str, float]:
         middle = np.sqrt(low * high)
         above = entr(power(tree, logits, middle)).sum() > entropy
         low, high = (middle, high) if above else (low, middle)
-    frontier = float(power(tree, logits, low) @ log_p)
-    return {
-        "entropy": entropy,
-        "likelihood": likelihood,
-        "mode": float(q[log_p.argmax()]),
-        "gap": frontier - likelihood,
-    }
+    gap = float(power(tree, logits, low) @ log_p) - likelihood
+    return {"entropy": entropy, "likelihood": likelihood, "mode": float(q[log_p.argmax()]), "gap": gap}
 
 
 def family_rows(tree: Tree, logits: Array) -> list[dict]:
     """A row per method and strength: method, strength and what `describe` says."""
-    rows = []
-
-    def add(method: str, strength: float, q: Array) -> None:
-        rows.append({"method": method, "strength": strength, **describe(tree, logits, q)})
-
+    found: list[tuple[str, float, Array]] = []
     for alpha in np.round(np.geomspace(1, 32, 16), 4):
-        add("SePT (tempering)", alpha, tempered(tree, logits, alpha))
-        add("power", alpha, power(tree, logits, alpha))
-    for n in (1, 2, 4, 8, 16, 32, 64):
-        add("best of n", n, best_of(tree, logits, n))
-    z = logits
-    done = 0
+        found.append(("SePT (tempering)", alpha, tempered(tree, logits, alpha)))
+        found.append(("power", alpha, power(tree, logits, alpha)))
+    found += [("best of n", n, best_of(tree, logits, n)) for n in (1, 2, 4, 8, 16, 32, 64)]
+    z, done = logits, 0
     for step in (0, *(2**i for i in range(13))):
         z, done = entropy_descent(tree, z, step - done, 0.5), step
-        add("EM-FT", step, tempered(tree, z, 1.0))
-    return rows
+        found.append(("EM-FT", step, tempered(tree, z, 1.0)))
+    return [{"method": m, "strength": s, **describe(tree, logits, q)} for m, s, q in found]
 
 
 def astray(tree: Tree, seeds: int, spread: float) -> float:
     """Share of random policies whose greedy answer, where iterated tempering ends, is not the likeliest."""
-    wrong = 0
-    for seed in range(seeds):
-        logits = random_logits(tree, seed, spread)
-        likeliest = tempered(tree, logits, 1.0).argmax()
-        wrong += int(tempered(tree, logits, 1e4).argmax() != likeliest)
-    return wrong / seeds
+    policies = [tb.random_logits(tree, seed, spread) for seed in range(seeds)]
+    ends = [[tempered(tree, z, alpha).argmax() for alpha in (1.0, 1e4)] for z in policies]
+    return float(np.mean([likeliest != greedy for likeliest, greedy in ends]))

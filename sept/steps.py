@@ -16,7 +16,8 @@ from torch import Tensor
 
 from . import objectives
 from .config import Config
-from .policy import Batch, Policy, make_batch, output_layer, response_logits, response_states
+from .distributed import Ranks
+from .policy import Batch, Policy, make_batch, output_layer, response_logits, response_states, whole
 from .sampling import Rollouts
 
 CHUNK = 2**25
@@ -85,14 +86,19 @@ def take_steps(
     rollouts: Rollouts,
     tau_t: float,
     rewards: Tensor,
+    ranks: Ranks,
 ) -> dict[str, float]:
-    """All optimizer steps of a round: mu passes over the mini-batches. Returns the round's metrics."""
+    """All optimizer steps of a round: mu passes over the mini-batches. Returns the round's metrics.
+
+    The micro-batches of a step are shared out over the ranks, which all return the same.
+    """
     advantages = objectives.group_advantages(rewards, config.G) if config.objective == "grpo" else None
     size = config.mini_batch * config.G
     device = weights[0].device
-    sums = {"loss": 0.0, "nll": 0.0, "entropy": 0.0, "sampler_gap": 0.0, "grad_norm": 0.0}
-    tokens_seen, steps, gap_tokens = 0, 0, 0
+    sums = dict.fromkeys(("nll", "entropy", "tokens", "sampler_gap", "gap_tokens"), 0.0)
+    largest_gap, step_losses, norms = 0.0, [], []
     batches = list(range(0, len(rollouts), size)) * config.mu
+    totals = [len(p) + n for p, n in zip(rollouts.prompts, rollouts.lengths.tolist(), strict=True)]
     # The first step at a learning rate above 0: warm-up begins with a round at 0.
     telling = len(batches) if config.warmup else 0
     changed: float | None = None
@@ -104,13 +110,16 @@ def take_steps(
 
         drawn [B, T]: the sampler's log-probs; gain [B]: GRPO's advantages.
         """
+        nonlocal largest_gap
         with torch.no_grad():
             at_one = objectives.token_log_probs(logits, tokens)
             sums["nll"] -= (at_one * mask).sum().item()
             sums["entropy"] += (objectives.entropy(logits) * mask).sum().item()
             if batch_number == 0:  # the weights are still those of the round's start
                 now = objectives.token_log_probs(logits, tokens, rollouts.tau or 1.0)
-                sums["sampler_gap"] += ((now - drawn).abs() * mask).nansum().item()
+                gaps = ((now - drawn).abs() * mask).nan_to_num(0.0)
+                sums["sampler_gap"] += gaps.sum().item()
+                largest_gap = max(largest_gap, gaps.max().item())
         if config.objective == "nll":
             return objectives.nll(logits, tokens, tau_t)
         if config.objective == "entropy":
@@ -118,16 +127,34 @@ def take_steps(
         # Drawn at tau_s; the GRPO arm draws and trains at one temperature.
         return objectives.grpo(logits, tokens, tau_t, drawn, gain, config.clip)
 
+    def loss_of(
+        batch: Batch, drawn: Tensor, gain: Tensor | None, shares: tuple[str, int, int, int]
+    ) -> Tensor:
+        with policy.autocast():
+            if head is not None:
+                return _chunked_loss(policy, head.weight, batch, drawn, gain, measured, shares)
+            logits = response_logits(policy.model, batch, policy.vocab)
+            losses = measured(logits, batch.tokens, batch.mask, drawn, gain)
+            return objectives.normalise(losses, batch.mask, *shares)
+
     for batch_number, first in enumerate(batches):
         step_rows = range(first, min(first + size, len(rollouts)))
         step_tokens = int(rollouts.lengths[step_rows.start : step_rows.stop].sum())
-        parts = [
-            list(step_rows[i : i + config.micro_batch])
-            for i in range(0, len(step_rows), config.micro_batch)
-        ]
+        if config.loss_normalisation == "microbatch-token":  # whose loss depends on what is in one
+            most, ordered = config.micro_batch, list(step_rows)
+        else:
+            most = min(config.micro_batch, math.ceil(len(step_rows) / ranks.world))  # work for every rank
+            ordered = sorted(step_rows, key=totals.__getitem__)  # rows of like length: less padding
+            most = min(most, max(16, most // 2)) if ranks.world == 1 else most
+        parts = [ordered[i : i + most] for i in range(0, len(ordered), most)]
         shares = config.loss_normalisation, step_tokens, len(step_rows), len(parts)
+        own = parts[ranks.rank :: ranks.world]
+        turns = math.ceil(len(parts) / ranks.world)
         optimizer.zero_grad(set_to_none=True)
-        for part in parts:
+        total = torch.zeros((), dtype=torch.float64)
+        for turn in range(turns):
+            # All ranks exchange gradients equally often: one without work left takes a row that does not count.
+            part = own[turn] if turn < len(own) else [step_rows[0]]
             batch = make_batch(
                 [rollouts.prompts[i] for i in part],
                 rollouts.tokens[part],
@@ -135,47 +162,45 @@ def take_steps(
                 policy.pad_id,
                 device=device,
             )
+            batch.mask &= turn < len(own)
             drawn = rollouts.log_probs[part, : batch.tokens.shape[1]].to(device)
             gain = None if advantages is None else advantages[part].to(device)
-            with policy.autocast():
-                if head is None:
-                    logits = response_logits(policy.model, batch, policy.vocab)
-                    losses = measured(logits, batch.tokens, batch.mask, drawn, gain)
-                    loss = objectives.normalise(losses, batch.mask, *shares)
-                else:
-                    loss = _chunked_loss(policy, head, batch, drawn, gain, measured, shares)
-            if not torch.isfinite(loss):
-                raise NonFiniteError(batch_number, "the loss")
-            loss.backward()
-            sums["loss"] += loss.item()
-            tokens_seen += int(batch.mask.sum())
-            gap_tokens += int(batch.mask.sum()) if batch_number == 0 else 0
+            with ranks.accumulating(policy, more=turn + 1 < turns):
+                loss = policy.run(loss_of, batch, drawn, gain, shares)
+                (loss * ranks.world).backward()  # DDP and FSDP take the mean over ranks
+            total += loss.item()
+            sums["tokens"] += int(batch.mask.sum())
+            sums["gap_tokens"] += int(batch.mask.sum()) if batch_number == 0 else 0
+        step_losses.append(ranks.gather(total).sum().item())
+        if not math.isfinite(step_losses[-1]):
+            raise NonFiniteError(batch_number, "the loss")
         limit = config.grad_clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(weights, limit)
-        if not torch.isfinite(norm):
+        norms.append(whole(torch.nn.utils.clip_grad_norm_(weights, limit)).item())
+        if not math.isfinite(norms[-1]):
             raise NonFiniteError(batch_number, "the gradient")
-        sums["grad_norm"] += norm.item()
         before = _some_of(weights) if policy.version == telling else []
         optimizer.step()
         if before:
-            changed = _share_changed(weights, before)
+            changed = _share_changed(weights, before, ranks)
         policy.version += 1
-        steps += 1
     optimizer.zero_grad(set_to_none=True)  # nobody needs gradients while answers are drawn
     policy.model.eval()
+    everyone = ranks.gather(torch.tensor([*sums.values(), largest_gap], dtype=torch.float64))
+    nll, entropy, tokens, gap, gap_tokens, _ = everyone.sum(0).tolist()
     return {
-        "loss": sums["loss"] / steps,
-        "nll": sums["nll"] / tokens_seen,
-        "entropy": sums["entropy"] / tokens_seen,
-        "sampler_gap": sums["sampler_gap"] / max(gap_tokens, 1),
-        "grad_norm": sums["grad_norm"] / steps,
+        "loss": sum(step_losses) / len(step_losses),
+        "nll": nll / tokens,
+        "entropy": entropy / tokens,
+        "sampler_gap": gap / max(gap_tokens, 1),
+        "sampler_gap_max": everyone[:, -1].max().item(),
+        "grad_norm": sum(norms) / len(norms),
         "version": policy.version,
         **({} if changed is None else {"changed": changed}),
     }
 
 
-def _large_head(config: Config, policy: Policy, rollouts: Rollouts) -> Tensor | None:
-    """The output layer's weight if this round's micro-batches have too many logits to be held at once."""
+def _large_head(config: Config, policy: Policy, rollouts: Rollouts) -> torch.nn.Linear | None:
+    """The output layer if this round's micro-batches have too many logits to be held at once."""
     longest = max(map(len, rollouts.prompts)) + int(rollouts.lengths.max())
     rows = min(config.micro_batch, config.mini_batch * config.G, len(rollouts))
     V = policy.vocab or policy.model.get_input_embeddings().weight.shape[0]
@@ -215,16 +240,23 @@ def _chunked_loss(
     return HeadLoss.apply(states, head, policy.vocab, policy.compute, of)
 
 
+def _local(weights: list[Tensor]) -> list[Tensor]:
+    """What this rank holds of them."""
+    return [getattr(w, "_local_tensor", w).detach() for w in weights]
+
+
 def _some_of(weights: list[Tensor]) -> list[Tensor]:
     """Copies of at most 65,536 evenly spaced entries of each tensor."""
-    return [w.detach().flatten()[:: -(-w.numel() // 65536)].clone() for w in weights]
+    return [w.flatten()[:: max(1, -(-w.numel() // 65536))].clone() for w in _local(weights)]
 
 
-def _share_changed(weights: list[Tensor], before: list[Tensor]) -> float:
+def _share_changed(weights: list[Tensor], before: list[Tensor], ranks: Ranks) -> float:
     """Share of all weights that a step changed, by a sample of each tensor; warns where it is near zero."""
     shares = [(new != old).double().mean() for new, old in zip(_some_of(weights), before, strict=True)]
-    sizes = [w.numel() for w in weights]
-    share = sum(float(s) * n for s, n in zip(shares, sizes, strict=True)) / sum(sizes)
+    sizes = [w.numel() for w in _local(weights)]
+    changed = sum(float(s) * n for s, n in zip(shares, sizes, strict=True) if n)
+    changed, size = ranks.gather(torch.tensor([changed, sum(sizes)], dtype=torch.float64)).sum(0).tolist()
+    share = changed / size
     if share < FEW_CHANGED:
         warnings.warn(
             f"the first optimizer step changed {share:.2%} of the weights: steps of this size are lost in "

@@ -209,9 +209,10 @@ class Fit:
     gradient_norms: Array
 
 
-def fit_weights(
-    weights: Array, start: Array, tau_t: float, step_tolerance: float = 1e-10, max_steps: int = 1000
-) -> Fit:
+_STEP = 1e-10  # a fit has converged when its largest step is no larger
+
+
+def fit_weights(weights: Array, start: Array, tau_t: float, max_steps: int = 1000) -> Fit:
     """Minimise -sum W log softmax(z / tau_t) from `start`, knowing the weights W and nothing else.
 
     Each prefix is a convex problem of its own, f(u) = logsumexp(u) - w.u with u = z / tau_t and
@@ -232,14 +233,14 @@ def fit_weights(
     weights, log_probs = np.asarray(weights, dtype=float), token_log_probs(start, tau_t)
     if weights.shape != log_probs.shape or not (np.isfinite(weights) & (weights >= 0)).all():
         raise ValueError(f"weights: need finite values >= 0 of shape {log_probs.shape}")
-    if max_steps < 1 or not step_tolerance > 0:
-        raise ValueError("max_steps, step_tolerance: need max_steps >= 1, step_tolerance > 0")
+    if max_steps < 1:
+        raise ValueError("max_steps: need max_steps >= 1")
     visited = np.flatnonzero(weights.sum(1) > 0)
     target = weights[visited] / weights[visited].sum(1, keepdims=True)
     u, largest = log_probs[visited], np.inf
     steps: list[float] = []
     gradients: list[float] = []
-    while largest > step_tolerance and len(steps) < max_steps:
+    while largest > _STEP and len(steps) < max_steps:
         probs = np.exp(u)
         ratio = np.divide(target, probs, out=np.zeros_like(u), where=target > 0)
         step = np.minimum(ratio - 1.0, 1.0)
@@ -249,7 +250,7 @@ def fit_weights(
         u = log_softmax(u + step, axis=1)
     logits = np.array(start, dtype=float)
     logits[visited] = tau_t * u
-    return Fit(logits, largest <= step_tolerance, np.array(steps), np.array(gradients))
+    return Fit(logits, largest <= _STEP, np.array(steps), np.array(gradients))
 
 
 def sept_round(tree: Tree, logits: Array, tau_s: float, tau_t: float) -> Array:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,19 @@ from torch import Tensor
 
 from . import objectives
 from .config import SeptError
-from .margins import SPREAD, aggregate, nucleus, prefix_statistics, rows_batch, tail_sums, visited_logits
+from .free_logits import logit_floors
+from .margins import headline, nucleus, prefix_statistics, rows_batch, tail_sums, visited_logits
 from .policy import Policy, response_logits
 from .problems import Problem, ProblemSet, check_lengths, load_problems
-from .sampling import Rollouts, Sampler, make_sampler, thinned
+from .sampling import Rollouts, Sampler, StaticEngine, make_sampler, thinned
 
 LEVELS = ("logits", "head", "full")
 TARGETS = ("sampled", "soft")
 STEPS, SAMPLES, MEASURED, LEARNING_RATE, BETAS = 200, 256, 2048, 1e-3, (0.9, 0.99)
 RECORDED = (2, 5, 10, 20, 40, 80, 140)
 """Steps after which the slope is recorded on the way, besides the last."""
+KEPT = 2**26
+"""Logits of drawn tokens kept at once, in elements (256 MiB)."""
 NOISE = 0.2
 """Standard deviation of what a perturbed start adds to each weight, relative to its tensor's own."""
 
@@ -52,6 +55,7 @@ def question_sets(policy: Policy, prompts: str | None, seed: int) -> tuple[Probl
                 raise SeptError(
                     f"model {policy.name!r}: has no beginning-of-sequence token to start from; give --prompts"
                 )
+            policy.model.config.sept_template = "plain"  # that token alone, whatever it was trained with
             return ProblemSet("bos", (Problem("bos", "bos", "", "-"),)), None
         prompts = "toy:train"
     if prompts.endswith(".txt"):
@@ -126,18 +130,6 @@ def prefix_numbers(rollouts: Rollouts) -> list[int]:
             out.append(at)
             at = numbers.setdefault((at, token), len(numbers))
     return out
-
-
-def headline(table: pd.DataFrame) -> dict[str, Any]:
-    """slope, slope_interval, slope_quantiles, r2, order_agreement, kl, prefixes, sequences of a table."""
-    got = aggregate(table, table["sequence"])
-    quantiles = table.loc[table["var"] > SPREAD, "slope"].quantile([0.1, 0.5, 0.9])
-    return {
-        "slope": got["slope"],
-        "slope_interval": [got["lo"], got["hi"]],
-        "slope_quantiles": {str(q): float(v) for q, v in quantiles.items()},
-        **{k: got[k] for k in ("r2", "order_agreement", "kl", "prefixes", "sequences")},
-    }
 
 
 def between(
@@ -289,11 +281,13 @@ def train_round(
     prompts, keys = [policy.encode(p.prompt) for p in problems.items], [p.id for p in problems.items]
     check_lengths(prompts, keys, policy.context - limit)
     n = max(1, samples // len(keys))
+    kept = room_for_logits(sampler, n * len(keys), limit) if teacher is not None else None
+    also = {} if kept is None else {"logits": kept}
     for step in range(steps):
         progress = min(1.0, (step + 1) / max(1, steps // 10)) * (1 + math.cos(math.pi * step / steps)) / 2
         for group in optimizer.param_groups:
             group["lr"] = lr * progress
-        rollouts = sampler.sample(prompts, keys, n, tau_s, limit, seed, draw=step)
+        rollouts = sampler.sample(prompts, keys, n, tau_s, limit, seed, draw=step, **also)
         optimizer.zero_grad(set_to_none=True)
         for rows, counts in merged(rollouts):
             batch = rows_batch(policy, rollouts, rows)
@@ -302,7 +296,11 @@ def train_round(
                 losses = objectives.nll(logits, batch.tokens, tau_t)
             else:
                 with torch.no_grad():
-                    q = torch.softmax(response_logits(teacher, batch, policy.vocab).float() / tau_s, -1)
+                    if kept is None:
+                        before = response_logits(teacher, batch, policy.vocab).float()
+                    else:
+                        before = kept[rows, : batch.mask.shape[1]]
+                    q = torch.softmax(before / tau_s, -1)
                     q = q if top_p == 1 else nucleus(q, top_p)
                 losses = -(q * torch.log_softmax(logits.float() / tau_t, -1)).sum(-1)
             weight = counts.to(losses)[:, None] * batch.mask / len(rollouts)
@@ -317,7 +315,17 @@ def train_round(
         on_step(step + 1)
 
 
-def merged(rollouts: Rollouts, rows: int = 128) -> Iterator[tuple[list[int], Tensor]]:
+def room_for_logits(sampler: Sampler, answers: int, limit: int) -> Tensor | None:
+    """Where the built-in engine puts the logits that it draws from: [answers, limit, V], if that is few enough.
+
+    They are the teacher's, who then need not be asked again.
+    """
+    if not isinstance(sampler, StaticEngine) or answers * limit * sampler.head.shape[1] > KEPT:
+        return None
+    return torch.zeros(answers, limit, sampler.head.shape[1])  # of ended answers too: it must be finite
+
+
+def merged(rollouts: Rollouts, rows: int = 32) -> Iterator[tuple[list[int], Tensor]]:
     """Rows of the distinct answers and how often each was drawn, in batches of like length."""
     number: dict[tuple[Any, ...], int] = {}
     counts: list[int] = []
@@ -353,115 +361,3 @@ def perturb(policy: Policy, seed: int, noise: float = NOISE) -> None:
         for p in policy.model.parameters():
             if p.requires_grad and p.numel() > 1:
                 p += (noise * p.std() * torch.randn(p.shape, generator=generator).to(p)).to(p.dtype)
-
-
-# --- the free-logit optimum
-
-
-def fit_logits(old: Tensor, tau_s: float, tau_t: float, steps: int = 1000) -> tuple[Tensor, int]:
-    """Minimise KL(softmax(old / tau_s) || softmax(z / tau_t)) over z [N, V], starting at old, in old's dtype.
-
-    The capped, diagonally scaled Newton step of `tabular.fit_weights`. Stops when no token of more than
-    1e-12 moves by more than 8 units in the last place, or after `steps`; returns z and the steps taken.
-    """
-    target = torch.softmax(old / tau_s, -1)
-    u, taken = torch.log_softmax(old / tau_t, -1), 0
-    limit, counted = 8 * torch.finfo(old.dtype).eps, target > 1e-12
-    while taken < steps:
-        taken += 1
-        ratio = target / u.exp()
-        step = torch.where(target > 0, ratio - 1, 0).nan_to_num(0.0, 1.0, 1.0).clamp_max(1.0)
-        u = torch.log_softmax(u + step, -1)
-        if (step * counted).abs().max() <= limit:
-            break
-    return tau_t * u, taken
-
-
-def logit_floors(
-    old: Any, policy: Policy, rollouts: Rollouts, tau_s: float, tau_t: float, prefixes: int = 256
-) -> dict[str, Any]:
-    """How exactly the optimum over free logits can be held at all: by dtype, in closed form and by fitting.
-
-    At the first `prefixes` visited prefixes with spread. The headline is the closed form in float64; `floors`
-    has a row per dtype and route: slope, slope_error (against the target), residual (q-weighted RMS
-    distance of logits from the theorem's, nats) and steps.
-    """
-    kept: list[Tensor] = []
-    owners: list[Tensor] = []
-    for sequence, _, logits in visited_logits(old, rollouts, policy, 64):
-        probs = torch.softmax(logits / tau_s, -1)
-        spread = probs.amax(-1) < 0.999
-        kept.append(logits[spread])
-        owners.append(sequence[spread])
-        if sum(map(len, kept)) >= prefixes:
-            break
-    z, owner = torch.cat(kept)[:prefixes], torch.cat(owners)[:prefixes]
-    if not len(z):
-        raise SeptError("margins: no visited prefix has any spread at this temperature; raise tau_s")
-    exact, floors, top = z.double(), [], None
-    q = torch.softmax(exact / tau_s, -1)
-    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
-        held = z.to(dtype)
-        fitted, steps = fit_logits(held, tau_s, tau_t)
-        for route, new, taken in (("closed form", held * (tau_t / tau_s), 0), ("fitted", fitted, steps)):
-            table = prefix_statistics(exact, new.double().clamp_min(-1e6), tau_s, tau_t)
-            got = headline(table.assign(sequence=owner.numpy()))
-            off = (new.double() - exact * (tau_t / tau_s)).nan_to_num(0.0, 0.0, 0.0)
-            off = off - (q * off).sum(-1, keepdim=True)
-            residual = (q * off.square()).sum(-1).mean().sqrt().item()
-            error = got["slope"] - tau_t / tau_s
-            name = str(dtype).removeprefix("torch.")
-            floors.append({"dtype": name, "route": route, "slope": got["slope"], "slope_error": error})
-            floors[-1] |= {"residual": residual, "steps": taken}
-            top = top or got
-    return {**(top or {}), "other": None, "trajectory": [], "floors": floors}
-
-
-def first_order(
-    policy: Policy, rollouts: Rollouts, tau_s: float, tau_t: float, rates: Sequence[float]
-) -> list[dict[str, float]]:
-    """One plain gradient step of each size against the exact first-order change of the logits, in float64.
-
-    The loss is equation 1 with Proposition 1's soft targets at the visited prefixes of `rollouts`. Its
-    gradient g changes logits z at first order by -rate J g, J the Jacobian in the weights, which is exact by
-    forward-mode differentiation. Rows: rate; error (q-weighted RMS of the change per rate against -J g,
-    relative; falls with the rate down to where float32 inside transformers shows); alignment (median over
-    prefixes of the q-weighted correlation of -J g with Equation 2's q - softmax(z / tau_t), the change if
-    logits were free: 1 if weights were not shared).
-    """
-    model = copy.deepcopy(policy.model).double().eval()
-    model.set_attn_implementation("eager")  # the fused kernels have no forward-mode derivative
-    batch = rows_batch(policy, rollouts, list(range(len(rollouts))))
-    weights = {k: v.detach() for k, v in model.named_parameters()}
-
-    def logits(values: dict[str, Tensor]) -> Tensor:
-        inputs = {"input_ids": batch.ids, "attention_mask": batch.attention}
-        inputs |= {"position_ids": batch.positions}
-        out = torch.func.functional_call(model, values, (), {**inputs, "use_cache": False}).logits
-        out = out.gather(1, batch.sources[..., None].expand(-1, -1, out.shape[-1]))
-        return out[batch.mask][:, : policy.vocab]
-
-    with torch.no_grad():
-        z = logits(weights)
-        q = torch.softmax(z / tau_s, -1)
-
-    def loss(values: dict[str, Tensor]) -> Tensor:
-        return -(q * torch.log_softmax(logits(values) / tau_t, -1)).sum() / len(rollouts)
-
-    gradient = torch.func.grad(loss)(weights)
-    downhill = {k: -v for k, v in gradient.items()}
-    exact: Tensor = torch.func.jvp(logits, (weights,), (downhill,))[1]
-    exact = exact - (q * exact).sum(-1, keepdim=True)  # margins know no constant
-    free = q - torch.softmax(z / tau_t, -1)
-    free = free - (q * free).sum(-1, keepdim=True)
-    norms = (q * exact.square()).sum(-1), (q * free.square()).sum(-1)
-    along = (q * exact * free).sum(-1) / (norms[0] * norms[1]).sqrt()
-    spread = norms[1] > 1e-8
-    rows = []
-    for rate in rates:
-        with torch.no_grad():
-            moved = (logits({k: v - rate * gradient[k] for k, v in weights.items()}) - z) / rate
-        off = moved - (q * moved).sum(-1, keepdim=True) - exact
-        error = ((q * off.square()).sum() / norms[0].sum()).sqrt().item()
-        rows.append({"rate": rate, "error": error, "alignment": along[spread].median().item()})
-    return rows

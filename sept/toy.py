@@ -39,8 +39,6 @@ Question = tuple[str, str, str, str]
 """id, family, prompt, answer."""
 ROTATION = FAMILIES * 3 + OTHER_TASKS
 """Order of tasks in a corpus: three documents of each family for one of each other task."""
-MAX_RESPONSE = 56
-"""Longest well-formed response is 43 tokens (`>` with five columns); the rest is margin."""
 
 
 def split_of(family: str, operands: tuple[int, ...]) -> str:
@@ -80,13 +78,10 @@ def draw(split: str, family: str, rng: np.random.Generator) -> tuple[int, ...]:
 
 def make_problem(split: str, family: str, index: int, seed: int = 0) -> Question:
     """The `index`-th question of a family in a split; a pure function of its arguments."""
-    rng = np.random.default_rng([seed, list(SPLITS).index(split), _family_number(family), index])
+    numbers = list(SPLITS).index(split), (*FAMILIES, *OTHER_TASKS).index(family)
+    rng = np.random.default_rng([seed, *numbers, index])
     prompt, answer = _question(family, draw(split, family, rng))
     return f"{split}/{family}/{seed}/{index}", family, prompt, answer
-
-
-def _family_number(family: str) -> int:
-    return (*FAMILIES, *OTHER_TASKS).index(family)
 
 
 @lru_cache(maxsize=32)
@@ -184,11 +179,5 @@ def build_tokenizer() -> Any:
     inner.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", special_tokens=[(BOS, VOCABULARY.index(BOS))]
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        unk_token=PAD,
-        pad_token=PAD,
-        bos_token=BOS,
-        eos_token=EOS,
-        padding_side="left",
-    )
+    special = {"unk_token": PAD, "pad_token": PAD, "bos_token": BOS, "eos_token": EOS}
+    return PreTrainedTokenizerFast(tokenizer_object=inner, padding_side="left", **special)

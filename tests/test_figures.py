@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sept import figures, figures_training, published, tables
+from sept import figures, figures_scores, figures_training, published, tables
 from sept.config import SeptError
 from sept.evaluation import detail_table
 
@@ -108,8 +108,7 @@ def rates() -> pd.DataFrame:
 
 # drawing function, fixture, columns it needs, number of panels
 DRAWINGS = [
-    ("figure_1a", "sweep", ("family", "temperature", "metric", "value", "lo", "hi"), 2),
-    ("figure_1a_beside", "sweep", ("family", "temperature", "metric", "value", "lo", "hi"), 4),
+    ("figure_1a", "sweep", ("family", "temperature", "metric", "value", "lo", "hi"), 4),
     ("figure_6", "methods", ("method", "temperature", "metric", "value", "lo", "hi"), 4),
     ("figure_1c", "rows", ("method", "metric", "value", "lo", "hi"), 2),
     ("figure_training", "training", ("arm", "seed", "round", "metric", "value"), 4),
@@ -132,7 +131,7 @@ def _panels(fig: Figure) -> list:
 def test_draws_and_saves(name, fixture, columns, panels, request, tmp_path):
     table = request.getfixturevalue(fixture)
     before = table.copy()
-    draw = getattr(figures, name, None) or getattr(figures_training, name)
+    draw = getattr(figures_scores, name, None) or getattr(figures_training, name)
     fig = figures.save_figure(draw, name, table, tmp_path, PROVENANCE, **OPTIONS.get(name, {}))
     assert isinstance(fig, Figure)
     assert len(_panels(fig)) == panels
@@ -148,7 +147,7 @@ def test_draws_and_saves(name, fixture, columns, panels, request, tmp_path):
 @pytest.mark.parametrize(("name", "fixture", "columns", "panels"), DRAWINGS)
 def test_broken_tables_are_refused_by_column(name, fixture, columns, panels, request):
     table = request.getfixturevalue(fixture)
-    draw = getattr(figures, name, None) or getattr(figures_training, name)
+    draw = getattr(figures_scores, name, None) or getattr(figures_training, name)
     for column in columns:
         holed = table.astype({column: object})
         holed.loc[1, column] = None
@@ -161,9 +160,9 @@ def test_broken_tables_are_refused_by_column(name, fixture, columns, panels, req
 
 
 def test_metadata_can_be_read_back(methods, tmp_path):
-    figures.save_figure(figures.figure_6, "figure_6", methods, tmp_path, PROVENANCE, measured="mine")
+    figures.save_figure(figures_scores.figure_6, "figure_6", methods, tmp_path, PROVENANCE, measured="mine")
     png, pdf = tmp_path / "figure_6.png", tmp_path / "figure_6.pdf"
-    record = {**PROVENANCE, "drawn_by": "figures.figure_6", "options": {"measured": "mine"}}
+    record = {**PROVENANCE, "drawn_by": "figures_scores.figure_6", "options": {"measured": "mine"}}
     with Image.open(png) as image:
         assert image.text["Title"] == "figure_6"
         assert json.loads(image.text["Description"]) == record
@@ -178,7 +177,7 @@ def test_metadata_can_be_read_back(methods, tmp_path):
 
 def test_same_table_same_bytes(sweep, tmp_path):
     for folder in ("one", "two"):
-        figures.save_figure(figures.figure_1a, "figure_1a", sweep, tmp_path / folder, PROVENANCE)
+        figures.save_figure(figures_scores.figure_1a, "figure_1a", sweep, tmp_path / folder, PROVENANCE)
     for suffix in ("csv", "png", "pdf"):
         one, two = (tmp_path / f / f"figure_1a.{suffix}" for f in ("one", "two"))
         assert one.read_bytes() == two.read_bytes(), suffix
@@ -187,7 +186,7 @@ def test_same_table_same_bytes(sweep, tmp_path):
 def test_redraw_takes_only_this_package_s_drawings(sweep, tmp_path):
     with pytest.raises(SeptError, match="no figures"):
         figures.redraw(tmp_path, tmp_path)
-    figures.save_figure(figures.figure_1a, "figure_1a", sweep, tmp_path, {})
+    figures.save_figure(figures_scores.figure_1a, "figure_1a", sweep, tmp_path, {})
     with Image.open(tmp_path / "figure_1a.png") as image:
         text = PngInfo()
         text.add_text("Description", json.dumps({"drawn_by": "os.system", "options": {}}))
@@ -217,7 +216,7 @@ def test_every_committed_figure_is_drawn_again_from_its_table(tmp_path):
 
 
 def test_a_failed_write_keeps_the_old_file(sweep, tmp_path, monkeypatch):
-    figures.save_figure(figures.figure_1a, "figure_1a", sweep, tmp_path, PROVENANCE)
+    figures.save_figure(figures_scores.figure_1a, "figure_1a", sweep, tmp_path, PROVENANCE)
     old = {p: p.read_bytes() for p in sorted(tmp_path.iterdir())}
 
     def broken(_, path, **__):
@@ -226,7 +225,7 @@ def test_a_failed_write_keeps_the_old_file(sweep, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Figure, "savefig", broken)
     with pytest.raises(OSError, match="disk full"):
-        figures.save_figure(figures.figure_1a, "figure_1a", sweep, tmp_path, PROVENANCE)
+        figures.save_figure(figures_scores.figure_1a, "figure_1a", sweep, tmp_path, PROVENANCE)
     assert {p: p.read_bytes() for p in sorted(tmp_path.iterdir())} == old
 
 
@@ -236,7 +235,8 @@ def test_colours_are_distinct_and_shared_by_variants():
     assert figures.method_colour("SePT (Offline)") == figures.COLOURS["Offline"]
     assert figures.method_colour("Baseline (T chosen on dev)") == figures.COLOURS["Baseline"]
     assert figures.method_colour("mine") not in figures.COLOURS.values()
-    six = [figures.FAMILY_STYLE[name] for name in (*published.BENCHMARKS, "Mean")]
+    assert not {*figures.SPARE} & {*figures.COLOURS.values()}, "what is no method has no method's colour"
+    six = [figures_scores.FAMILY_STYLE[name] for name in (*published.BENCHMARKS, "Mean")]
     assert len({colour for colour, _ in six}) == len({marker for _, marker in six}) == 7
 
 
@@ -260,9 +260,9 @@ def test_legend_names_arms_that_the_first_panel_lacks(training):
 
 def test_published_block_is_tinted_and_named(sweep, methods, rows):
     for fig in (
-        figures.figure_1a_beside(sweep, "a small model"),
-        figures.figure_6(methods, "a small model"),
-        figures.figure_1c(rows, "a small model"),
+        figures_scores.figure_1a(sweep, "a small model"),
+        figures_scores.figure_6(methods, "a small model"),
+        figures_scores.figure_1c(rows, "a small model"),
     ):
         first, second = fig.subfigs
         assert re.match(r"measured:\s+a small model", first.get_suptitle())
@@ -272,7 +272,7 @@ def test_published_block_is_tinted_and_named(sweep, methods, rows):
 
 
 def test_published_panel_draws_the_published_curve(sweep):
-    fig = figures.figure_1a_beside(sweep)
+    fig = figures_scores.figure_1a(sweep)
     panel = fig.subfigs[1].axes[0]
     mean = next(line for line in panel.lines if line.get_label() == "Mean")
     expected = published.curve("1a", "left", "Mean")
@@ -282,13 +282,16 @@ def test_published_panel_draws_the_published_curve(sweep):
 
 def test_short_profiles_draw_their_largest_k(sweep):
     small = sweep[sweep["metric"].isin(["pass@1", "pass@8"])]
-    assert [ax.get_title() for ax in figures.figure_1a(small).axes] == ["pass@1", "pass@8"]
+    assert [ax.get_title() for ax in figures_scores.figure_1a(small).subfigs[0].axes] == [
+        "pass@1",
+        "pass@8",
+    ]
     with pytest.raises(ValueError, match="figure_1a: column 'metric' holds no 'pass@1'"):
-        figures.figure_1a(sweep[sweep["metric"] == "AVG"])
+        figures_scores.figure_1a(sweep[sweep["metric"] == "AVG"])
 
 
 def test_bars_carry_the_gains_the_paper_prints(rows):
-    texts = [t.get_text() for t in figures.figure_1c(rows).subfigs[1].axes[0].texts]
+    texts = [t.get_text() for t in figures_scores.figure_1c(rows).subfigs[1].axes[0].texts]
     assert texts == ["22.7", "61.0", "43.7", "+16.8", "+6.9", "+11.3", "+21.1", "+10.6", "+15.4"]
 
 

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,17 +13,16 @@ import torch
 from conftest import random_policy
 from test_cli import complaint, sept
 
-from sept import objectives, steps
+from sept import objectives, steps, theorem
 from sept.config import SeptError, preset
 from sept.loop import train
-from sept.policy import load_policy, make_batch, output_layer, response_logits, save_policy
+from sept.policy import load_policy, make_batch, merged, output_layer, response_logits, save_policy
 from sept.problems import Problem, ProblemSet
 from sept.sampling import TransformersEngine, make_sampler
 
 KINDS = ("qwen2", "qwen3", "llama")
-TEMPLATE = (
-    "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} {% endfor %}"
-    "{% if add_generation_prompt %}[assistant] {% endif %}"
+TEMPLATE = (  # of words that the stand-in tokenizers have
+    "{% for m in messages %}w310 {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}w311 {% endif %}"
 )
 PROBLEMS = ProblemSet(
     "words", tuple(Problem(str(i), "words", f"w{i} w{i + 3} w{2 * i}", "w9") for i in range(24))
@@ -124,7 +124,7 @@ def test_a_head_that_is_more_than_one_product_is_noticed(small_chunks, tmp_path)
 
 PEAK = """
 import sys, torch
-from sept import objectives, steps
+from sept import objectives, steps, theorem
 torch.set_num_threads(1)
 torch.manual_seed(0)
 way, N, d, V = sys.argv[1], int(sys.argv[2]), 64, 151_936
@@ -316,15 +316,29 @@ def test_code_of_a_repository_runs_only_when_asked_for(tmp_path, monkeypatch):
 # --- the whole way, by the command ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("kind", KINDS)
-def test_train_evaluate_sweep_export(kind, tied, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("kind", "tied"),
+    [
+        pytest.param(k, tied, marks=[] if (k, tied) == ("qwen3", True) else pytest.mark.slow)
+        for k in KINDS
+        for tied in (True, False)
+    ],
+)
+def test_train_evaluate_sweep_export_theorem(kind, tied, tmp_path, monkeypatch, capsys):
     """Everything by the command, on the CPU; LoRA and recomputed activations where the heads are tied."""
     monkeypatch.setattr(steps, "CHUNK", 5000)  # the way that large vocabularies take
     base, problems = checkpoint(tmp_path / "base", kind, tied), tmp_path / "words.jsonl"
     rows = [{"prompt": p.prompt, "answer": p.answer, "id": p.id} for p in PROBLEMS.items]
     problems.write_text("\n".join(map(json.dumps, rows)))
     common = ("--problems", problems)
+    probe, trained = torch.tensor([[5, 9, 2, 7, 300]]), []
+
+    def keep_logits(policy, folder, also=None):  # of the model that leaves, as it was in memory
+        with torch.no_grad():
+            trained.append(merged(policy.model)(probe).logits)
+        save_policy(policy, folder, also)
+
+    monkeypatch.setattr("sept.loop.save_policy", keep_logits)
 
     def run(*arguments):
         code, out, err = sept(monkeypatch, capsys, *arguments)
@@ -337,6 +351,8 @@ def test_train_evaluate_sweep_export(kind, tied, tmp_path, monkeypatch, capsys):
     assert f"{kind}, " in out and "vocabulary 320 (padding masked)" in out
     rounds = [json.loads(line) for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()]
     assert len(rounds) == 2 and all(row["sampler_gap"] < 1e-4 for row in rounds)
+    written = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert written["prompt"].replace(" ", "") == "w310w0w3w0w311", "a turn, and where the answer begins"
 
     final = tmp_path / "run" / "final"
     score = tmp_path / "score.json"
@@ -361,6 +377,18 @@ def test_train_evaluate_sweep_export(kind, tied, tmp_path, monkeypatch, capsys):
     assert set(before) == set(model.state_dict()), "as plain as the base: no adapters, no new names"
     changed = [not torch.equal(v, before[k]) for k, v in model.state_dict().items() if "proj.weight" in k]
     assert len(changed) == 14 and all(changed)
+    with torch.no_grad():
+        assert torch.allclose(model(probe).logits, trained[-1], atol=1e-4), "the same model"
+
+    # The theorem on it: exact for free logits; its direction for the head and for all weights.
+    monkeypatch.setattr("sept.theorem.check", partial(theorem.check, measured=192))
+    few = ("--prompts", problems, "--tau-s", 0.7, "--max-new-tokens", 4, "--samples", 96, "--json", score)
+    for level, taken, low in (("logits", 1, 10 / 7 - 1e-9), ("head", 40, 1.05), ("full", 40, 1.02)):
+        run("theorem", "--model", final, "--level", level, "--steps", taken, *few)
+        report = json.loads(score.read_text())
+        assert (report["template"], report["prompt"]) == ("chat", written["prompt"]), level
+        assert low < report["slope"] < 10 / 7 + 0.02, level
+        assert report["order_agreement"] > (1 - 1e-9 if level == "logits" else 0.8), level
 
 
 def test_a_card_needs_a_model_of_ours(monkeypatch, capsys, tmp_path):

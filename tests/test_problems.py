@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -71,18 +73,25 @@ def test_options_behind_a_name(tmp_path, caplog):
     assert "not used" not in caplog.text
 
 
-def hub(tmp_path, monkeypatch, name, rows, config="default"):
-    """A folder in the layout of a hub data set, in the place of the declared one."""
-    source = benchmarks.BENCHMARKS[name]
-    folder = tmp_path / name
+def hub(tmp_path, monkeypatch, name, rows, commit):
+    """A data set's commit in the cache of `datasets`, as a download leaves it there."""
+    import datasets
+
+    source, cache = benchmarks.BENCHMARKS[name], tmp_path / "cache"
+    owner, repo = source.repo.split("/")
+    folder = tmp_path / commit / repo
     (folder / "data").mkdir(parents=True)
     pd.DataFrame(rows).to_parquet(folder / "data" / f"{source.split}-00000-of-00001.parquet")
     (folder / "README.md").write_text(
         f"---\nconfigs:\n- config_name: {source.config or 'default'}\n  data_files:\n"
         f"  - split: {source.split}\n    path: data/{source.split}-*\n---\n"
     )
-    monkeypatch.setitem(benchmarks.BENCHMARKS, name, dataclasses.replace(source, repo=str(folder)))
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", cache)
+    made = datasets.load_dataset(str(folder), source.config, split=source.split)
+    made = Path(made.cache_files[0]["filename"]).parent  # cache/repo/config/version/hash
+    target = cache / f"{owner}___{made.parents[2].name}" / made.parent.relative_to(made.parents[2])
+    target.mkdir(parents=True, exist_ok=True)
+    made.rename(target / commit)
 
 
 ROWS = {
@@ -114,17 +123,40 @@ ROWS = {
 def test_named_sets_through_datasets(name, tmp_path, monkeypatch, caplog):
     row, id = ROWS[name]
     rows = [row]
-    if name == "openthoughts-math":
-        rows = [row, row, {**row, "domain": "code"}]
-    hub(tmp_path, monkeypatch, name, rows)
+    if name == "openthoughts-math":  # other domains go, and repeated questions
+        again = {**row, "conversations": [row["conversations"][0], {"from": "gpt", "value": "\\boxed{z}"}]}
+        rows = [{**row, "domain": "code"}, row, again]
+        id = "1"
+    pinned = benchmarks.BENCHMARKS[name].revision
+    hub(tmp_path, monkeypatch, name, rows, pinned)
     found = load_problems(name)
     family = benchmarks.BENCHMARKS[name].family
     assert found.items == (Problem(f"{family}/{id}", family, "q", "a"),)
     assert found.world == "math" and found.max_prompt == 1024
-    pinned = benchmarks.BENCHMARKS[name].revision
-    assert found.name == (f"{name}@{pinned}" if pinned else name)
-    assert pinned or "no commit is pinned" in caplog.text
-    assert load_problems(f"{name}@{40 * 'a'}:parity:5").name == f"{name}@{40 * 'a'}:parity:5"
+    assert found.name == f"{name}@{pinned}" and "no commit is pinned" not in caplog.text
+
+
+def test_the_commit_that_was_loaded_is_named(tmp_path, monkeypatch, caplog):
+    """Without the hub `datasets` takes the newest commit of its cache, whatever was asked for."""
+    pinned, other = benchmarks.BENCHMARKS["amc23"].revision, "a" * 40
+    for commit, answer in ((pinned, "1"), (other, "2")):
+        hub(tmp_path, monkeypatch, "amc23", [{"id": 7, "question": "q", "answer": answer}], commit)
+    found = load_problems(f"amc23@{other}:parity:5")
+    assert found.name == f"amc23@{other}:parity:5" and found.items[0].answer == "2"
+    with pytest.raises(SeptError, match=f"commit {pinned} cannot be had.*cache, {other}; .*amc23@{other}"):
+        load_problems("amc23")
+    assert "no commit is pinned" not in caplog.text
+    assert load_problems("amc23@main").name == f"amc23@{other}"
+    assert f"no commit is pinned, took {other}; pin amc23@COMMIT" in caplog.text
+
+
+def test_every_declared_set_and_model_is_pinned():
+    from sept.presets import SHAPES
+
+    commits = [source.revision for source in benchmarks.BENCHMARKS.values()]
+    commits += [shape.hub.partition("@")[2] for shape in SHAPES.values()]
+    assert all(re.fullmatch("[0-9a-f]{40}", commit or "") for commit in commits)
+    assert len(set(commits)) == len(commits)
 
 
 def test_a_data_set_that_cannot_be_had_is_one_line():
@@ -134,9 +166,9 @@ def test_a_data_set_that_cannot_be_had_is_one_line():
 
 
 def test_a_set_with_other_columns_is_refused(tmp_path, monkeypatch):
-    hub(tmp_path, monkeypatch, "aime25", [{"question": "q", "answer": "a"}])
+    hub(tmp_path, monkeypatch, "aime25", [{"question": "q", "answer": "a"}], "b" * 40)
     with pytest.raises(SeptError, match="column 'problem' is missing"):
-        load_problems("aime25")
+        load_problems(f"aime25@{'b' * 40}")
 
 
 def test_long_prompts_are_dropped_counted_and_named(caplog):

@@ -406,7 +406,7 @@ def test_exact_report_holds(seed, size):
 
 def test_exact_report_notices_a_wrong_ratio(monkeypatch):
     real = tb.amplified_logits
-    monkeypatch.setattr(st, "amplified_logits", lambda z, tau_s, tau_t: real(z, tau_t, tau_s))
+    monkeypatch.setattr(tb, "amplified_logits", lambda z, tau_s, tau_t: real(z, tau_t, tau_s))
     failed = [r["statement"] for r in st.exact_report(0) if not r["holds"]]
     assert failed == ["Theorem 1, closed form"]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import random_policy
 
-from sept import cli, objectives, theorem
+from sept import cli, free_logits, objectives, theorem
 from sept.config import SeptError, preset
 from sept.loop import train
 from sept.policy import load_policy, make_batch, response_logits, save_policy
@@ -92,6 +92,25 @@ def test_soft_targets_are_the_expectation_of_sampled_ones(questions):
     assert mean["soft"].norm() > 2 * noise["soft"] / 12**0.5, "there is a gradient to agree about"
 
 
+@pytest.mark.parametrize("rows", [40, 64])
+def test_the_sampler_knows_what_the_teacher_would_say(rows, questions, monkeypatch):
+    """Soft targets from the logits that answers were drawn from: the same round as with a second pass."""
+    asked, results = [], []
+    real = theorem.response_logits
+    monkeypatch.setattr(theorem, "response_logits", lambda m, *a: asked.append(m) or real(m, *a))
+    for kept in (2**26, 0):
+        monkeypatch.setattr(theorem, "KEPT", kept)
+        policy = random_policy(vocab=40, rows=rows)
+        policy.vocab = 40 if rows > 40 else None
+        teacher, asked[:] = copy.deepcopy(policy.model), []
+        sampler = make_sampler(policy)
+        theorem.train_round(policy, teacher, sampler, questions, 0.7, 1.0, 3, 256, 1e-3, 0, 6)
+        assert any(model is teacher for model in asked) == (kept == 0)
+        table, _ = theorem.compare(teacher, policy, drawn(policy, questions, 0.7), 0.7, 1.0, order=False)
+        results.append(theorem.headline(table)["slope"])
+    assert results[0] == pytest.approx(results[1], rel=1e-5) and abs(results[0] - 1) > 1e-3
+
+
 @pytest.mark.parametrize("targets", ["sampled", "soft"])
 def test_the_head_alone_reaches_the_theorem(targets, questions):
     """Scaling the head by tau_t / tau_s is the exact optimum, so its margins follow everywhere."""
@@ -138,10 +157,10 @@ def test_a_small_step_changes_margins_as_the_derivative_says():
     trained, _ = theorem.question_sets(policy, None, 0)
     rollouts = drawn(policy, ProblemSet("few", trained.items[:8], world="toy"), 0.6, n=8, limit=56)
     before = {k: v.clone() for k, v in policy.model.state_dict().items()}
-    large, small = theorem.first_order(policy, rollouts, 0.6, 1.0, (1e-2, 1e-4))
+    large, small = free_logits.first_order(policy, rollouts, 0.6, 1.0, (1e-2, 1e-4))
     assert small["error"] < 0.01 < large["error"]
     assert 0.5 < small["alignment"] <= 1, "the step goes where Equation 2 points"
-    (coupled,) = theorem.first_order(policy, rollouts, 1.4, 1.0, (1e-4,))
+    (coupled,) = free_logits.first_order(policy, rollouts, 1.4, 1.0, (1e-4,))
     assert 0.5 < coupled["alignment"] <= 1 and coupled["error"] < 0.01
     assert all(torch.equal(v, before[k]) for k, v in policy.model.state_dict().items())
 

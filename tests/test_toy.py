@@ -8,7 +8,7 @@ import torch
 
 from sept import pretrain as pt
 from sept import toy
-from sept.config import SeptError
+from sept.config import Config, SeptError
 from sept.policy import BASES, load_policy
 from sept.problems import load_problems
 
@@ -22,7 +22,7 @@ def test_a_careful_author_is_always_right(family):
         _, answer = toy._question(family, operands)
         assert toy.is_correct(response, True, answer), (prompt, response)
         assert toy.is_well_formed(response, True)
-        assert len(response) + 1 <= toy.MAX_RESPONSE
+        assert len(response) + 1 <= Config().max_new_tokens
 
 
 def test_the_example_of_the_docstring_is_written_by_the_code():

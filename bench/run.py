@@ -5,7 +5,7 @@
 Writes results.csv (one row per comparison: ratio with quartiles, run by run), runs.csv (every run),
 machine.json and results.png. --smoke: small sizes, to see that everything runs. --check: exit 1 if a ratio lies
 more than a quarter below the committed one in bench/results; ratios, because seconds belong to a machine. Peers
-that are not installed are reported and left out. Everybody may use one thread or all cores, whichever is faster.
+that are not installed are reported and left out. Everybody may use one thread or all cores, what is faster.
 """
 
 from __future__ import annotations
@@ -535,7 +535,8 @@ def main() -> None:
             all_runs.append(runs.assign(benchmark=name, what=row["what"]))
             print(
                 f"{row['what']} / {row['peer_name']}: {row['ratio']:.2f} [{row['lo']:.2f}, {row['hi']:.2f}], "
-                f"asked {row['goal']:g} ({row['ours']:,.4g} {row['ours_as']}, {row['peer']:,.4g} {row['peer_as']})",
+                f"asked {row['goal']:g} ({row['ours']:,.4g} {row['ours_as']}, "
+                f"{row['peer']:,.4g} {row['peer_as']})",
                 flush=True,
             )
     a.out.mkdir(parents=True, exist_ok=True)

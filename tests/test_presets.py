@@ -95,7 +95,9 @@ def test_settings_are_the_published_ones():
             expected = "sequence-sum" if variant == "paper" else "microbatch-token"
             assert config.loss_normalisation == expected or "em-ft" in name
     for key, start in ((k, v["value"]) for k, v in sept["tau_s_start"].items()):
-        (short,) = (k for k, s in SHAPES.items() if s.hub.split("@")[0].split("/")[-1].lower() == key.lower())
+        (short,) = (
+            k for k, s in SHAPES.items() if s.hub.split("@")[0].split("/")[-1].lower() == key.lower()
+        )
         config = find_preset(f"sept-{short}-dsr").config()
         assert (config.tau_s, config.tau_s_end, config.tau_s_schedule) == (start, 1.0, "linear"), key
         assert config.lr == sept["lr"]["value"] and config.G == sept["G"]["value"]

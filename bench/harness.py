@@ -70,13 +70,17 @@ def best(runs: pd.DataFrame, contender: str) -> pd.Series:
 
 
 def ratio(runs: pd.DataFrame, ours: str, peer: str) -> dict[str, Any]:
-    """How many times faster `ours` is than `peer`, each at its best thread count: median and quartiles."""
+    """How many times faster `ours` is than `peer`, each at its best thread count: median and quartiles.
+
+    by_cpu: the same of their processor time, which says more on a machine that is busy with other work.
+    """
     a, b = best(runs, ours), best(runs, peer)
+    per_unit = (runs["cpu"] / runs["units"]).groupby(runs["contender"]).median()
     each = (a / b).dropna()
     low, mid, high = np.quantile(each, [0.25, 0.5, 0.75])
     return dict(
         ours=float(a.median()), peer=float(b.median()), ratio=float(mid), lo=float(low), hi=float(high),
-        ours_as=str(a.name), peer_as=str(b.name), runs=len(each),
+        ours_as=str(a.name), peer_as=str(b.name), runs=len(each), by_cpu=per_unit[b.name] / per_unit[a.name],
     )  # fmt: skip
 
 

@@ -3,11 +3,11 @@
     python bench/gpu.py [--models H,1.5B,7B] [--rows 256] [--length 512] [--device cuda] [--out bench/results]
 
 Models: the embedded H, and random weights in the shapes of Qwen2.5-Math-1.5B and 7B. Sampling with sept's
-engine, transformers' `generate` and its continuous batching (`generate_batch`) take turns, 3 times each, on prompts
-of 64 random tokens; answers have a fixed length. Then one round's optimizer step on as many sequences. Limits: bytes
-of weights and cache a step reads over the measured copy bandwidth; 6 flops a parameter and token over the
-measured rate of matrix products. Writes gpu.csv. It was written without a GPU at hand: so far it ran only with
-`--device cpu --models H`. `--smoke` is for that.
+engine, transformers' `generate` and its continuous batching (`generate_batch`) take turns, 3 times each, on
+prompts of 64 random tokens; answers have a fixed length. Then the gradient of one round on as many sequences.
+Limits: bytes of weights and cache that a step reads over the measured copy bandwidth; 6 flops a parameter and
+token over the measured rate of matrix products. Writes gpu.csv. Written without a GPU at hand: so far it ran only
+with `--device cpu --models H --smoke`, which leaves continuous batching and the card's memory out.
 """
 
 from __future__ import annotations

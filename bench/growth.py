@@ -2,9 +2,9 @@
 
     python bench/growth.py [--smoke] [--out bench/results]
 
-Each curve varies one size of sampling with the built-in engine (vocabulary: of the margins measure) on one thread
-and fits seconds = a size^b on its upper half, where the fixed costs of a step no longer count. Writes growth.csv and
-growth.png. Random models, answers of a fixed length, fastest of three runs.
+Each curve varies one size of sampling with the built-in engine (vocabulary: of the margins measure) on one
+thread and fits seconds = a size^b on its upper half, where the fixed costs of a step no longer count. Writes
+growth.csv and growth.png. Random models, answers of a fixed length, fastest of three runs.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ $(VLLM_STAMP): pyproject.toml constraints.txt | $(STAMP)
 	@touch $@
 
 test-vllm: $(VLLM_STAMP)  ## the vLLM engine for real, in an environment of its own with vLLM's CPU build
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VLLM_PY) -m pytest tests/test_vllm.py -m vllm -s
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VLLM_PY) -m pytest tests/test_vllm.py tests/test_distributed.py -m vllm -s
 
 # Only compares: nothing of the package needs the peers. vLLM takes part where `make test-vllm` installed it.
 BENCH := $(VENV)/.peers

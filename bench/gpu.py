@@ -6,8 +6,8 @@ Models: the embedded H, and random weights in the shapes of Qwen2.5-Math-1.5B an
 engine, transformers' `generate` and its continuous batching (`generate_batch`) take turns, 3 times each, on
 prompts of 64 random tokens; answers have a fixed length. Then the gradient of one round on as many sequences.
 Limits: bytes of weights and cache that a step reads over the measured copy bandwidth; 6 flops a parameter and
-token over the measured rate of matrix products. Writes gpu.csv. Written without a GPU at hand: so far it ran only
-with `--device cpu --models H --smoke`, which leaves continuous batching and the card's memory out.
+token over the measured rate of matrix products. Writes gpu.csv. Written without a GPU at hand: so far it ran
+only with `--device cpu --models H --smoke`, which leaves continuous batching and the card's memory out.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ trained = load_policy(str(experiments.run_folder(run) / "final"))
 policies = {"base": load_policy(scale.model), "trained": trained}
 problems = load_problems(scale.test)
 drawn = {
-    name: cases.draw_answers(policy, problems, n=16, max_new_tokens=scale.max_new_tokens)
+    name: cases.draw_answers(policy, problems, 16, scale.max_new_tokens, engine=scale.engine)
     for name, policy in policies.items()
 }
 

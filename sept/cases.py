@@ -79,12 +79,17 @@ Drawn = Mapping[str, list[list[Answer]]]
 
 
 def draw_answers(
-    policy: Policy, problems: ProblemSet, n: int = 16, max_new_tokens: int = 56, seed: int = 0
+    policy: Policy,
+    problems: ProblemSet,
+    n: int = 16,
+    max_new_tokens: int = 56,
+    seed: int = 0,
+    engine: str = "auto",
 ) -> list[list[Answer]]:
     """n answers to every problem at temperature 1, in the order of the problems and of the draws."""
     prompts, ids = [policy.encode(p.prompt) for p in problems.items], [p.id for p in problems.items]
     check_lengths(prompts, ids, policy.context - max_new_tokens)
-    drawn = make_sampler(policy).sample(prompts, ids, n, 1.0, max_new_tokens, seed)
+    drawn = make_sampler(policy, engine, training=False).sample(prompts, ids, n, 1.0, max_new_tokens, seed)
     sums, finished = drawn.log_probs.double().sum(1).tolist(), drawn.finished.tolist()
     out: list[list[Answer]] = [[] for _ in ids]
     for row, length in enumerate(drawn.lengths.tolist()):

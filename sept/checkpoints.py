@@ -190,7 +190,7 @@ def restore(
     return own_share(behind.items(), ranks) if behind else None
 
 
-def like(parameter: Tensor, value: Tensor) -> Tensor:
+def like(parameter: Any, value: Tensor) -> Tensor:
     """`value` where `parameter` is; of a sharded parameter's value, this rank's shard."""
     value = value.to(parameter.device)
     if not hasattr(parameter, "device_mesh"):

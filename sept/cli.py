@@ -38,7 +38,10 @@ Template = Annotated[str, typer.Option(help="Prompt template; default: the one t
 Grader = Annotated[str, typer.Option(help="string, math or parity, for files and benchmarks.")]
 Length = Annotated[int | None, typer.Option(help="Response limit; default 56 on toy questions, else 1024.")]
 Engine = Annotated[
-    str, typer.Option(help="auto, static, transformers, or vllm with settings: vllm:tensor_parallel_size=2")
+    str,
+    typer.Option(
+        help="auto, static, transformers, exact, or vllm with settings: vllm:tensor_parallel_size=2"
+    ),
 ]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; small models are fastest with one.")]
@@ -308,6 +311,56 @@ def evaluate_(
 
 
 @app.command()
+def general(
+    trained: Annotated[str, typer.Option(help="What was trained from --model: folder or hub id.")],
+    model: Model = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Tasks of lm-eval, task files or folders, with commas; toy; default: Table 3's five."
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Questions per task, for a first look.")] = None,
+    batch: Annotated[int, typer.Option(help="Sequences side by side.")] = 8,
+    template: Annotated[str, typer.Option(help="plain or chat, for both models.")] = "plain",
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    trust_remote_code: Remote = False,
+    threads: Threads = 1,
+    table: Annotated[Path | None, typer.Option(help="Write every task and metric here as CSV.")] = None,
+    json_: Json = None,
+) -> None:
+    """General abilities before and after training, with lm-evaluation-harness (Table 3)."""
+    import torch
+
+    from .general import compare
+    from .published import TABLE_3_TASKS
+
+    _set_up(threads, json_)
+    if dtype not in ("float32", "bfloat16"):
+        raise SeptError(f"dtype {dtype!r}: choose float32 or bfloat16")
+    names = tasks.split(",") if tasks else [*TABLE_3_TASKS]
+    loading = {"device": device, "dtype": getattr(torch, dtype), "trust_remote_code": trust_remote_code}
+    result = compare(model or "H", trained, names, limit, batch, template, **loading)
+    for row in result["rows"]:
+        if row["group"]:  # parts of a group are in the table
+            continue
+        after, delta = (f"[{row[c + '_lo']:.1f}, {row[c + '_hi']:.1f}]" for c in ("trained", "delta"))
+        print(
+            f"{row['task']:<26}{row['metric']:<26}{row['base']:6.1f} -> {row['trained']:.1f} {after:<16}"
+            f"{row['delta']:+7.1f} {delta}{'' if row['paired'] else ' unpaired'}"
+        )
+    if table is not None:
+        import pandas as pd
+
+        from .provenance import write_text
+
+        write_text(table, pd.DataFrame(result["rows"]).to_csv(index=False))
+        print(f"wrote {table}")
+    _write(json_, result)
+
+
+@app.command()
 def sweep(
     model: Model = None,
     preset_: PresetName = None,
@@ -434,8 +487,23 @@ def plan(
     plans = [costs.plan(chosen, m, length, prompt, **fields) for m in costs.machines(device, gpus, memory)]
     costs.refuse(name, plans)
     print("\n".join(costs.lines(chosen, plans, length, prompt)))
+    rounds = []
+    if chosen.arm:
+        from . import scaling
+
+        machine = costs.machines(device or "H100", gpus, memory)[0]
+        rounds = scaling.scaling(chosen.config(**fields), chosen.shape, machine, length, prompt)
+        print("\n".join(scaling.lines(rounds, machine.name)))
     _write(
-        json_, {"preset": name, "model": chosen.model, "length": length, "prompt": prompt, "plans": plans}
+        json_,
+        {
+            "preset": name,
+            "model": chosen.model,
+            "length": length,
+            "prompt": prompt,
+            "plans": plans,
+            "rounds": rounds,
+        },
     )
 
 
@@ -469,7 +537,10 @@ def theorem(
     table: Annotated[Path | None, typer.Option(help="Write one row per prefix here as CSV.")] = None,
     json_: Json = None,
 ) -> None:
-    """Theorem 1 on a language model, or (--exact) every statement of the paper on a tabular policy."""
+    """Theorem 1 on a language model, or (--exact) every statement of the paper on a tabular policy.
+
+    It needs all logits, so a built-in engine draws; vLLM has no part in it.
+    """
     if exact == (model is not None):
         raise SeptError("theorem: give either --model ID_OR_PATH, or --exact for the check by enumeration")
     if exact:
@@ -546,13 +617,17 @@ def figures(
     out: Annotated[Path | None, typer.Option(help="Default: figures/PROFILE.")] = None,
     only: Annotated[str, typer.Option(help="Notebook numbers, as in 00,03.")] = "",
     redraw: Annotated[bool, typer.Option("--redraw", help="Draw again from the tables in --out.")] = False,
+    engine: Annotated[str, typer.Option(help="Default: auto; vllm in gpu and paper.")] = "",
 ) -> None:
     """Execute the notebooks and write every figure with its table."""
+    import os
     import time
 
     from .profiles import profile as find_profile
     from .runner import run_notebooks
 
+    if engine:
+        os.environ["SEPT_ENGINE"] = engine  # the notebooks' processes read it
     find_profile(profile)
     target = out or Path("figures") / profile
     started = time.monotonic()

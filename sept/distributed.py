@@ -163,17 +163,13 @@ class SharedSampler:
     """A sampler whose work is shared out: each rank draws the answers to its questions, all get all."""
 
     def __init__(self, sampler: Sampler, ranks: Ranks) -> None:
-        self.sampler, self.ranks = sampler, ranks
-
-    @property
-    def version(self) -> int:
-        """Version of the weights it draws from."""
-        return self.sampler.version
+        self.sampler, self.ranks, self.version = sampler, ranks, sampler.version
 
     def refresh(self, policy: Policy) -> None:
         """Give this rank's engine all of the weights."""
         with self.ranks.whole(policy):
             self.sampler.refresh(policy)
+        self.version = self.sampler.version
 
     def sample(
         self,
@@ -193,11 +189,11 @@ class SharedSampler:
         rows, T = math.ceil(len(prompts) / world) * n, max_new_tokens
         whole = torch.zeros(rows, T + 3, dtype=torch.long)
         log_probs = torch.zeros(rows, T)
-        if prompts[rank::world]:
-            own = self.sampler.sample(prompts[rank::world], keys[rank::world], n, tau, T, seed, draw)
-            N, width = own.tokens.shape
-            whole[:N, :width], log_probs[:N, :width] = own.tokens, own.log_probs
-            whole[:N, T], whole[:N, T + 1], whole[:N, T + 2] = own.lengths, own.finished, own.version
+        mine = slice(rank, None, world) if rank < len(prompts) else slice(1)  # no share: drawn for nothing
+        own = self.sampler.sample(prompts[mine], keys[mine], n, tau, T, seed, draw)
+        N, width = own.tokens.shape
+        whole[:N, :width], log_probs[:N, :width] = own.tokens, own.log_probs
+        whole[:N, T], whole[:N, T + 1], whole[:N, T + 2] = own.lengths, own.finished, own.version
         self.ranks.meet(time.monotonic() - started)
         # Rank r drew questions r, r + world, ...: put them back in order.
         parts = [

@@ -26,6 +26,7 @@ from .provenance import environment, write_json, write_text
 
 if TYPE_CHECKING:
     from .policy import Policy
+    from .sampling import Sampler
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Run:
     seed: int
     problems: str = "toy:train"
     overrides: tuple[tuple[str, Any], ...] = ()
+    engine: str = "auto"
 
     def config(self) -> Config:
         """The full config of this run."""
@@ -44,9 +46,8 @@ class Run:
 
     def key(self) -> str:
         """Content address."""
-        return digest(
-            [RESULTS_VERSION, self.config().key(), _model_hash(self.base), _set_hash(self.problems)]
-        )[:16]
+        drawn = [self.config().key(), _model_hash(self.base), _set_hash(self.problems)]
+        return digest([RESULTS_VERSION, *drawn, *_own_draws(self.engine)])[:16]
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,21 @@ class Score:
     max_new_tokens: int = 56
     at: int | None = None
     """Of a run: the score after so many rounds, measured while it trains; None: of its last weights."""
+    engine: str = "auto"
 
     def key(self) -> str:
         """Content address."""
         model = self.model.key() if isinstance(self.model, Run) else _model_hash(self.model)
         set_hash = _set_hash(self.problems)
-        drawn = [self.tau, self.n, self.seed, self.max_new_tokens]
+        drawn: list[Any] = [self.tau, self.n, self.seed, self.max_new_tokens]
         drawn += [] if self.at is None else [self.at]
+        drawn += _own_draws(self.engine)
         return digest([RESULTS_VERSION, model, set_hash, *drawn])[:16]
+
+
+def _own_draws(engine: str) -> list[str]:
+    """What an engine adds to a key: the built-in ones draw the same tokens, vLLM its own."""
+    return ["vllm"] if engine.startswith("vllm") else []
 
 
 @lru_cache(maxsize=64)
@@ -296,8 +304,11 @@ def _pass_over(run: Run, points: list[Score], folder: Path) -> None:
     from .loop import train
     from .policy import load_policy
     from .problems import load_problems
+    from .sampling import make_sampler
 
     policy, progress = load_policy(run.base), run_folder(run) / "progress"
+    # One vLLM can run at a time, so its engine measures as well. Where it stays behind, a built-in one does.
+    shared = make_sampler(policy, run.engine) if _own_draws(run.engine) else None
     started, measuring = time.monotonic(), 0.0
 
     def tell(row: dict[str, Any]) -> None:
@@ -306,12 +317,22 @@ def _pass_over(run: Run, points: list[Score], folder: Path) -> None:
         if done % 5 == 1:
             write_text(progress, f"{done}/{run.config().rounds}")
         for score in (s for s in points if s.at == done and not score_file(s).is_file()):
-            _measure(score, policy)
+            current = shared if shared and shared.version == policy.version else make_sampler(policy)
+            _measure(score, policy, current)
         measuring += time.monotonic() - begun
 
     train(
-        run.config(), policy, load_problems(run.problems), folder, resume=True, on_round=tell, name=run.arm
+        run.config(),
+        policy,
+        load_problems(run.problems),
+        folder,
+        resume=True,
+        sampler=shared,
+        engine=run.engine,
+        on_round=tell,
+        name=run.arm,
     )
+    _release(shared)
     progress.unlink(missing_ok=True)
     note = run_folder(run) / "seconds"
     before = float(note.read_text()) if note.is_file() else 0.0
@@ -320,20 +341,29 @@ def _pass_over(run: Run, points: list[Score], folder: Path) -> None:
 
 def _score_job(score: Score) -> None:
     from .policy import load_policy
+    from .sampling import make_sampler
 
     name = str(run_folder(score.model) / "final") if isinstance(score.model, Run) else score.model
-    _measure(score, load_policy(name))
+    policy = load_policy(name)
+    sampler = make_sampler(policy, score.engine, training=False)
+    _measure(score, policy, sampler)
+    _release(sampler)
 
 
-def _measure(score: Score, policy: Policy) -> None:
+def _release(sampler: Sampler | None) -> None:
+    """Let vLLM, which holds its memory until then, give it back."""
+    if sampler is not None and hasattr(sampler, "close"):
+        sampler.close()
+
+
+def _measure(score: Score, policy: Policy, sampler: Sampler) -> None:
     """Evaluate `policy` and write the counts table that `score` names."""
     from .evaluation import evaluate
     from .problems import load_problems
-    from .sampling import make_sampler
 
     started = time.monotonic()
     problems, limit = load_problems(score.problems), score.max_new_tokens
-    table = evaluate(policy, make_sampler(policy), problems, score.tau, score.n, score.seed, limit)
+    table = evaluate(policy, sampler, problems, score.tau, score.n, score.seed, limit)
     path = score_file(score)
     described = {**vars(score), "results_version": RESULTS_VERSION, "provenance": environment()}
     described |= {"grader": problems.world, "dropped": len(problems.items) - len(table)}

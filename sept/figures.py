@@ -49,7 +49,6 @@ COLOURS = {
 # For series that are no methods.
 SPARE = ("#332288", "#999933", "#882255", "#DDAA66", "#5B7083", "#8C564B")
 MARKERS, DASHES = "osD^vPX*", ("-", "--", ":", "-.")
-METHOD_MARKERS = dict(zip(COLOURS, MARKERS, strict=True))
 TINT = "#F4EFE2"  # behind everything published
 # Names for the same arm, as the paper and the tables print them.
 _ALIASES = {"SePT (Offline)": "Offline", "Coupling": "Coupled", "Decoupling": "SePT"}
@@ -160,12 +159,15 @@ def method_colour(method: str) -> str:
     return COLOURS.get(root_of(method), "#333333")
 
 
-def variants_of(methods: Iterable[str]) -> dict[str, int]:
-    """Number of each method among those of its colour, so that variants differ in dash or hatch."""
-    number: dict[str, int] = {}
+def looks_of(methods: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Colour, marker and dash of each method; variants of a method differ in dash only."""
+    looks: dict[str, dict[str, str]] = {}
     for method in methods:
-        number[method] = sum(root_of(other) == root_of(method) for other in number)
-    return number
+        root, before = root_of(method), [root_of(other) for other in looks]
+        marker = MARKERS[list(COLOURS).index(root)] if root else "o"
+        dash = DASHES[before.count(root) % len(DASHES)]
+        looks[method] = {"color": method_colour(method), "marker": marker, "linestyle": dash}
+    return looks
 
 
 # ------------------------------------------------------------------------------------------- panels
@@ -196,7 +198,8 @@ def blocks(
 ) -> tuple[Figure, SubFigure, SubFigure]:
     """A page with a measured block above (or left of) a published one, each labelled by what it shows."""
     fig = new_figure(PAGE, height)
-    one, two = fig.subfigures(*((1, 2) if beside else (2, 1)), height_ratios=ratios)
+    rows, columns = (1, 2) if beside else (2, 1)
+    one, two = fig.subfigures(rows, columns, squeeze=False, height_ratios=ratios).ravel()
     return fig, titled(one, "measured", measured), titled(two, "published", published)
 
 

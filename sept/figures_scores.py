@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,18 +12,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MultipleLocator
 
 from . import published
-from .figures import (
-    DASHES,
-    METHOD_MARKERS,
-    band,
-    blocks,
-    checked,
-    legend_below,
-    method_colour,
-    note,
-    root_of,
-    variants_of,
-)
+from .figures import DASHES, band, blocks, checked, legend_below, looks_of, note, root_of
 
 # Figure 1a's colours and markers. The embedded families take the same six slots in order.
 _SLOTS = list(
@@ -34,6 +24,7 @@ FAMILY_STYLE: dict[str, tuple[str, str]] = {
     **dict(zip(("add3", "sub3", "add4", "sub4", "add5", "sub5"), _SLOTS, strict=True)),
     "Mean": ("#000000", "X"),
 }
+_HATCHES = dict(zip(DASHES, ("", "////", "....", "xxxx"), strict=True))
 ROW_COLUMNS = ("method", "metric", "value", "lo", "hi")
 _SWEEP_COLUMNS = ("family", "temperature", "metric", "value", "lo", "hi")
 _PAPER_MODEL, _PAPER_METRICS = "Qwen2.5-Math-7B", ["pass@1", "pass@32"]
@@ -138,14 +129,12 @@ def figure_6(table: pd.DataFrame, measured: str = "embedded base") -> Figure:
     for block, rows, shown in zip(parts, (table, printed), (metrics, _PAPER_METRICS), strict=True):
         axes = block.subplots(2, 1, sharex=True)
         for ax, metric in zip(axes, shown, strict=True):
-            for method, variant in variants_of(rows["method"].unique()).items():
+            for method, look in looks_of(rows["method"].unique()).items():
                 line = rows[(rows["method"] == method) & (rows["metric"] == metric)].sort_values(
                     "temperature"
                 )
-                style = {"color": method_colour(method), "linestyle": DASHES[variant % 4], "label": method}
-                band(ax, line, "temperature", style["color"])
-                marker = METHOD_MARKERS.get(root_of(method), "o")
-                ax.plot(line["temperature"], line["value"], marker=marker, **style)
+                band(ax, line, "temperature", look["color"])
+                ax.plot(line["temperature"], line["value"], label=method, **look)
             _temperature_axis(ax, metric, ylabel=True, xlabel=ax is axes[-1])
         legend_below(block, columns=3)
     return fig
@@ -168,17 +157,17 @@ def reference_of(table: pd.DataFrame, artefact: str) -> str:
     raise ValueError(f"{artefact}: column 'method' holds no 'Baseline'")
 
 
-def _draw_bars(block: SubFigure, table: pd.DataFrame, metrics: Sequence[str]) -> None:
+def draw_bars(block: SubFigure, table: pd.DataFrame, metrics: Sequence[str]) -> None:
     ax = block.subplots()
-    number = variants_of(table["method"].unique())
+    looks = looks_of(table["method"].unique())
     reference = reference_of(table, "figure_1c")
-    width = 0.84 / len(number)
-    for index, (method, variant) in enumerate(number.items()):
+    width = 0.84 / len(looks)
+    for index, (method, look) in enumerate(looks.items()):
         rows = table[table["method"] == method].set_index("metric").reindex(list(metrics))
-        x = np.arange(len(metrics)) + (index - (len(number) - 1) / 2) * width
+        x = np.arange(len(metrics)) + (index - (len(looks) - 1) / 2) * width
         error = np.stack([rows["value"] - rows["lo"], rows["hi"] - rows["value"]]).clip(min=0)
-        style = {"edgecolor": "white", "linewidth": 0, "hatch": ("", "////", "....", "xxxx")[variant % 4]}
-        ax.bar(x, rows["value"], width * 0.92, color=method_colour(method), label=method, **style)
+        style: dict[str, Any] = {"edgecolor": "white", "linewidth": 0, "hatch": _HATCHES[look["linestyle"]]}
+        ax.bar(x, rows["value"], width * 0.92, color=look["color"], label=method, **style)
         if error[np.isfinite(error)].any():
             ax.errorbar(x, rows["value"], error, fmt="none", ecolor="black", elinewidth=0.8)
         for place, (metric, row) in zip(x, rows.iterrows(), strict=True):
@@ -188,13 +177,18 @@ def _draw_bars(block: SubFigure, table: pd.DataFrame, metrics: Sequence[str]) ->
             gain = gain_of(table, method, str(metric), reference) if pd.isna(paired) else paired
             base = root_of(method) == "Baseline"
             text, weight = (f"{row['value']:.1f}", "normal") if base else (f"{gain:+.1f}", "bold")
-            look = {"ha": "center", "fontsize": 7, "color": "#333333", "fontweight": weight}
-            note(ax, text, (place, row["hi"]), (0, 1.5), **look)
+            small: dict[str, Any] = {
+                "ha": "center",
+                "fontsize": 7,
+                "color": "#333333",
+                "fontweight": weight,
+            }
+            note(ax, text, (place, row["hi"]), (0, 1.5), **small)
     ax.set_xticks(range(len(metrics)), metrics)
     ax.tick_params(axis="x", length=0)
     ax.set_ylabel("score (%)")
     ax.margins(y=0.1)
-    gains = f"bold: gain over {reference}" if len(number) > 1 else None
+    gains = f"bold: gain over {reference}" if len(looks) > 1 else None
     legend_below(block, columns=3, title=gains)
 
 
@@ -208,11 +202,11 @@ def figure_1c(table: pd.DataFrame, measured: str = "embedded base") -> Figure:
     shown += ["AVG"] * ("AVG" in set(table["metric"]))
     what, metrics = f"{_PAPER_MODEL}, Table 1 (no intervals)", [*_PAPER_METRICS, "AVG"]
     fig, top, bottom = blocks(5.0, measured, what, ratios=(1.25, 1))
-    _draw_bars(top, table, shown)
+    draw_bars(top, table, shown)
     rows = [
         {"method": method, "metric": m, "value": v, "lo": v, "hi": v}
         for method in ("Baseline", "SePT", "GRPO")
         for m, v in published.table_row(1, _PAPER_MODEL, method)[metrics].items()
     ]
-    _draw_bars(bottom, pd.DataFrame(rows), metrics)
+    draw_bars(bottom, pd.DataFrame(rows), metrics)
     return fig

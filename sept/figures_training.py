@@ -14,18 +14,17 @@ from . import published
 from .figures import (
     COLOURS,
     DASHES,
-    METHOD_MARKERS,
     PAGE,
     band,
     blocks,
     checked,
     legend_below,
+    looks_of,
     method_colour,
     new_figure,
     note,
     panels,
     root_of,
-    variants_of,
 )
 
 # Figure 5's series: one more answer per question, one more colour.
@@ -40,17 +39,17 @@ def figure_training(table: pd.DataFrame) -> Figure:
     """
     checked(table, "figure_training", _COLUMNS)
     metrics = list(table["metric"].unique())
-    number = variants_of(table["arm"].unique())
+    looks = looks_of(table["arm"].unique())
     fig, axes = panels(len(metrics), columns=3, base=0.5, each=1.9)
     for ax, metric in zip(axes, metrics, strict=True):
-        for arm, variant in number.items():
+        for arm, look in looks.items():
             rows = table[table["arm"] == arm]
-            dash, label = DASHES[variant % 4], _with_seeds(arm, rows)
-            if not (rows := rows[rows["metric"] == metric]).empty:
-                _over_seeds(ax, rows, method_colour(arm), dash, label)
+            label, rows = _with_seeds(arm, rows), rows[rows["metric"] == metric]
+            if not rows.empty:
+                _over_seeds(ax, rows, look["color"], look["linestyle"], label)
         ax.set(title=metric, xlabel="round")
         ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-    legend_below(fig, columns=4 if max(map(len, number)) < 12 else 3)
+    legend_below(fig, columns=4 if max(map(len, looks)) < 12 else 3)
     return fig
 
 
@@ -118,11 +117,10 @@ def figure_3(table: pd.DataFrame) -> Figure:
         for ax, model in zip(axes, models, strict=True):
             rows = part[part["model"] == model]
             ax.plot(range(len(rows)), rows["value"], color="#999999", linestyle="--", linewidth=0.9)
-            for place, row in enumerate(rows.to_dict("records")):
+            looks = looks_of(rows["method"]).values()
+            for place, (row, look) in enumerate(zip(rows.to_dict("records"), looks, strict=True)):
                 error = [[row["value"] - row["lo"]], [row["hi"] - row["value"]]]
-                marker = METHOD_MARKERS.get(root_of(row["method"]), "o")
-                colour = method_colour(row["method"])
-                ax.errorbar(place, row["value"], error, markersize=6, color=colour, fmt=marker)
+                ax.errorbar(place, row["value"], error, markersize=6, **{**look, "linestyle": "none"})
                 note(ax, f"{row['value']:.1f}", (place, row["hi"]), (0, 4), ha="center", fontsize=8)
             ax.set_xticks(range(len(rows)), [root_of(m) for m in rows["method"]], fontsize=7)
             ax.set_title(model.replace("-Instruct", "\nInstruct"), fontsize=8)
@@ -142,13 +140,12 @@ def figure_learning_rates(table: pd.DataFrame, untrained: Mapping[str, float]) -
     axes = fig.subplots(1, 2, sharey=True)
     own = table["arm"].str.startswith(("SePT", "Offline"))
     for ax, title, part in ((axes[0], "tau_s < tau_t", table[own]), (axes[1], "other arms", table[~own])):
-        number = variants_of(part["arm"].unique())
-        for place, (arm, variant) in enumerate(number.items()):
+        looks = looks_of(part["arm"].unique())
+        for place, (arm, look) in enumerate(looks.items()):
             rows = part[part["arm"] == arm].sort_values("lr")
-            x = rows["lr"] * (1 + 0.06 * (place - (len(number) - 1) / 2))  # beside each other
+            x = rows["lr"] * (1 + 0.06 * (place - (len(looks) - 1) / 2))  # beside each other
             error = [rows["value"] - rows["lo"], rows["hi"] - rows["value"]]
-            fmt = "o" + DASHES[variant % 4]
-            ax.errorbar(x, rows["value"], error, color=method_colour(arm), fmt=fmt, label=arm)
+            ax.errorbar(x, rows["value"], error, label=arm, **{**look, "marker": "o"})
         for (name, value), dash in zip(untrained.items(), DASHES, strict=False):
             ax.axhline(value, color=method_colour("Baseline"), linestyle=dash, linewidth=0.9, label=name)
         ax.set(xscale="log", xlabel="learning rate", title=title, ylim=(0, 100))

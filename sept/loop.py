@@ -88,8 +88,8 @@ def train(
         "problems": problems.hash(),
         "results_version": RESULTS_VERSION,
     }
-    if engine.startswith("vllm"):  # its draws differ from those of the built-in engines, which agree
-        identity["engine"] = "vllm"
+    if engine.startswith(("vllm", "exact")):  # which round otherwise than the others
+        identity["engine"] = engine.partition(":")[0]
     # Whatever can be refused is refused before anything is written.
     parse_engine(engine)
     room = policy.context - config.max_new_tokens - config.append_eos
@@ -117,7 +117,7 @@ def train(
         with locked(out / ".lock", wait=False) if ranks.first else nullcontext():
             if done == config.rounds and (out / "final").is_dir():
                 return rows
-            sampler = sampler or make_sampler(policy, engine)
+            sampler = SharedSampler(sampler or make_sampler(policy, engine), ranks)
             return _rounds(config, policy, problems, out, rows, room, dev, sampler, on_round, ranks)
 
 
@@ -136,8 +136,8 @@ def _rounds(
     """Algorithm 1 itself, from round len(rows) on."""
     # A sampler that may lag behind the policy needs its own weights in every checkpoint.
     lagging = config.refresh_every != 1
-    evaluator = make_sampler(policy) if lagging and dev is not None and config.eval_every else sampler
-    sampler, evaluator = SharedSampler(sampler, ranks), SharedSampler(evaluator, ranks)
+    apart = lagging and dev is not None and config.eval_every
+    evaluator = SharedSampler(make_sampler(policy), ranks) if apart else sampler
     ranks.spread(policy)
     weights = [p for p in policy.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(

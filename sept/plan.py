@@ -2,12 +2,12 @@
 
 P parameters, T of them trained, per device of D that share the work as the authors' sharded trainer does
 (weights, gradients and optimizer divided by D; each device draws its share of the answers with a whole copy
-of the weights). `sept train` itself uses one device. Bytes of a number: c = 2 in bfloat16, 4 on a CPU.
+of the weights): `sept train` with sharding = fsdp. Bytes of a number: c = 2 in bfloat16, 4 on a CPU.
 
     fixed        4 P / D weights, 8 T / D AdamW
     training     4 T / D gradients, activations, logits in chunks: 24 bytes each, head and its gradient 2 c V h
     activations  m = micro_batch x (prompt + max_new_tokens) tokens; one layer at work takes
-                 m (20 h + 10 i) bytes; the others 4 m h each if recomputed, else the same
+                 c m (10 h + 5 i) bytes; the others 4 m h each if recomputed, else the same
     sampling     c P sampler's weights; keys and values, 2 c layers kv_heads head_dim bytes a token, for as many
                  whole answers as fit. On a GPU the sampler (vLLM) gives all that back while the model trains;
                  the built-in engines keep their weights, which counts as fixed on a CPU
@@ -125,7 +125,7 @@ def memory(config: Config | None, shape: Shape, machine: Machine, prompt: int) -
     fixed = training = 0.0
     if config is not None:
         T, m = trained(shape, config.lora_rank), config.micro_batch * (prompt + config.max_new_tokens)
-        layer = m * (20 * shape.hidden + 10 * shape.intermediate)
+        layer = c * m * (10 * shape.hidden + 5 * shape.intermediate)
         kept = 4 * m * shape.hidden if config.gradient_checkpointing else layer
         parts = {"weights": 4 * P / D, "optimizer": 8 * T / D}
         fixed = sum(parts.values()) + (c == 4) * c * P
@@ -230,5 +230,5 @@ def lines(preset: Preset, plans: list[dict[str, Any]], length: int, prompt: int)
         hours = (p["hours"][part] for p in plans)
         row(f"hours, {part}", ("-" if h is None else f"{h:,.2f}" for h in hours))
     if any(p["gpus"] > 1 for p in plans):
-        out.append("several devices: as a sharded trainer would; `sept train` itself uses one")
+        out.append("several devices: under torchrun, with --set sharding=fsdp")
     return out

@@ -240,13 +240,20 @@ def save_policy(
 
     Where the model is sharded all ranks call this, and one of them writes.
     """
+    from transformers import GenerationConfig
+
     model = merged(policy.model)
     state = {k: v.to("cpu", copy=True) for k, v in full_state(model) if write}
     if not write:
         return
     temporary = folder.with_name(folder.name + ".part")
     shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary, state_dict=state)
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:  # many hub models' own contradicts itself (do_sample=False, temperature=0.6): it goes out as it came
+        model.save_pretrained(temporary, state_dict=state)
+        own.to_json_file(temporary / "generation_config.json", keys_to_pop=["compile_config"])
+    finally:
+        model.generation_config = own
     policy.tokenizer.save_pretrained(temporary)
     if also is not None:
         also(temporary)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .config import shipped_text
-from .toy import AUTHOR_SHARES, BOS, EOS, ROTATION, VOCABULARY, build_tokenizer, draw, write_document
+from .toy import AUTHOR_SHARES, BOS, EOS, PAD, ROTATION, VOCABULARY, build_tokenizer, draw, write_document
 
 _POOL = 16
 
@@ -85,11 +85,20 @@ def build_model(recipe: Recipe) -> Any:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    special = {f"{name}_token_id": VOCABULARY.index(f"<{name}>") for name in ("pad", "bos", "eos")}
-    size = {"hidden_size": recipe.hidden, "intermediate_size": recipe.mlp, "vocab_size": len(VOCABULARY)}
-    size |= {"num_hidden_layers": recipe.layers, "num_attention_heads": recipe.heads}
-    size |= {"num_key_value_heads": recipe.kv_heads, "max_position_embeddings": 128}
-    config = Qwen2Config(**size, **special, tie_word_embeddings=True, initializer_range=0.05)
+    config = Qwen2Config(
+        vocab_size=len(VOCABULARY),
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.mlp,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.kv_heads,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        pad_token_id=VOCABULARY.index(PAD),
+        bos_token_id=VOCABULARY.index(BOS),
+        eos_token_id=VOCABULARY.index(EOS),
+        initializer_range=0.05,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         return Qwen2ForCausalLM(config).float()
@@ -141,8 +150,8 @@ def pretrain(
             optimizer.param_groups[0]["lr"] = stage.lr * factor
             # Right padding needs no mask: attention is causal and padded labels are ignored.
             logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-            wanted, how = labels[:, 1:].flatten(), {"ignore_index": 0, "reduction": "sum"}
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted, **how) / divisor
+            total_loss = torch.nn.CrossEntropyLoss(ignore_index=0, reduction="sum")
+            loss = total_loss(logits.flatten(0, 1), labels[:, 1:].flatten()) / divisor
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

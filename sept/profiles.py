@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -49,6 +50,8 @@ class Profile:
     """The grid of learning rates, the same for every arm."""
     notebooks: str = ""
     """Comma-separated beginnings of the notebooks that belong to it; empty: all."""
+    engine: str = "auto"
+    """What draws for every run and score; SEPT_ENGINE in the environment names another."""
 
     def key(self) -> str:
         """Hash of everything that this scale and the arms' presets determine."""
@@ -78,7 +81,8 @@ class Profile:
             overrides |= {"questions": overrides["questions"] // 8, "mini_batch": 1}
         pairs = tuple(sorted({"max_new_tokens": self.max_new_tokens, **overrides}.items()))
         where = model or self.model, train or self.train
-        return [Run(where[0], arm, seed, where[1], pairs) for seed in (seeds or self.seeds)[:count]]
+        chosen = (seeds or self.seeds)[:count]
+        return [Run(where[0], arm, seed, where[1], pairs, self.engine) for seed in chosen]
 
     def points(self, run: Run, parts: int = 10) -> list[Score]:
         """Scores of a run after each of `parts` equal stretches of it, on the questions of curves."""
@@ -94,11 +98,12 @@ class Profile:
 
     def score(self, model: str | Run, tau: float = 1.0, problems: str | None = None) -> Score:
         """A score at this scale, on the test questions unless told otherwise."""
-        return Score(model, problems or self.test, tau, self.n, max_new_tokens=self.max_new_tokens)
+        limit = self.max_new_tokens
+        return Score(model, problems or self.test, tau, self.n, max_new_tokens=limit, engine=self.engine)
 
 
 PROFILES = {
-    name: Profile(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    name: Profile(**fields | {k: tuple(v) for k, v in fields.items() if isinstance(v, list)})
     for name, fields in shipped("profiles.toml").items()
 }
 
@@ -107,4 +112,5 @@ def profile(name: str) -> Profile:
     """A profile by name. SeptError on an unknown one."""
     if name not in PROFILES:
         raise SeptError(f"profile {name!r}: unknown, choose one of {', '.join(PROFILES)}")
-    return PROFILES[name]
+    found = PROFILES[name]
+    return replace(found, engine=os.environ.get("SEPT_ENGINE", found.engine))

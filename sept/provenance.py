@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "numpy", "vllm", "peft", "math-verify")
+PACKAGES = ("torch", "transformers", "numpy", "vllm", "peft", "math-verify", "lm-eval", "datasets")
 
 
 @lru_cache(maxsize=1)

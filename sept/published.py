@@ -20,6 +20,12 @@ BENCHMARKS = ("MATH-500", "AMC-23", "Minerva", "Olympiad", "AIME-24", "AIME-25")
 # Questions behind each score. The Olympiad file has 675; two prompts exceed the length limit.
 N_SCORED = {"MATH-500": 500, "AMC-23": 40, "Minerva": 272, "Olympiad": 673, "AIME-24": 30, "AIME-25": 30}
 
+TABLE_3_TASKS = tuple(f"leaderboard_{name}" for name in ("ifeval", "bbh", "gpqa", "musr", "mmlu_pro"))
+"""Table 3's tasks for lm-evaluation-harness. The paper names neither variants nor shots nor metrics; these are
+the Open LLM Leaderboard's five of the same names, as the harness defines them."""
+
+_UNTRAINED = ("Baseline", "Base")
+
 
 @cache
 def _read(name: str) -> pd.DataFrame:
@@ -69,7 +75,7 @@ def table_row(
     The columns are metrics (`pass@1`, ..., `AVG`); in Table 3, which has no mean, they are tasks.
     Untrained methods have no training set, so `train_data` is ignored for them.
     """
-    data = "none" if method in ("Baseline", "Base") else train_data
+    data = "none" if method in _UNTRAINED else train_data
     rows = _pick(tables(), table=table, model=model, method=method, train_data=data)
     if table == 3:
         return rows.set_index("benchmark")["value"]

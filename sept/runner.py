@@ -37,6 +37,9 @@ def run_notebooks(
     """
     import papermill
 
+    from .sampling import parse_engine
+
+    parse_engine(profile(profile_name).engine)  # said now, not by the first notebook that draws
     # Kernels run in the checkout; the store stays where the command was given.
     os.environ["SEPT_RESULTS"] = str(results_dir().resolve())
     wanted = tuple(filter(None, (only or profile(profile_name).notebooks).split(",")))

@@ -1,11 +1,13 @@
 """Drawing answers with vLLM, in the process and on the device that train.
 
-Every refresh goes one way: the weights are written to a scratch folder as a checkpoint with an *untied*
-head, and `reload_weights` reads them, on every tensor-parallel rank. Untied, because vLLM may keep a packed
-copy of a tied head that a reload does not reach (its CPU build does) and go on drawing from old weights in
-silence. The engine starts from random weights, so its first refresh proves the route: any tensor that a
-refresh misses shows in the canary. On a GPU the engine sleeps while the model trains. Its weights are
-discarded then (sleep level 2), so each wake-up loads all of them again.
+A refresh hands the policy's tensors, one after the other, to `reload_weights` in this process: no file, no
+second copy. Several ranks are processes of their own, so they read a file in a scratch folder instead.
+vLLM's other way, weight transfer, is for a trainer in another process or on another device: CUDA cannot open
+its own IPC handles, NCCL wants a device per rank. Either way the model has an *untied* head, because vLLM
+may keep a packed copy of a tied one that a reload does not reach (its CPU build does) and go on drawing from
+old weights in silence. The engine starts from random weights, so its first refresh proves the route: any
+tensor that a refresh misses shows in the canary. On a GPU the engine sleeps while the model trains, its
+weights in the host's memory meanwhile (sleep level 1), for an arm whose sampler stays behind.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ import copy
 import gc
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 from .config import SeptError, digest
 from .loop import CANARY, StaleSamplerError
@@ -55,11 +58,17 @@ class VllmEngine:
 
     def refresh(self, policy: Policy) -> None:
         """Take over the weights; StaleSamplerError unless the engine's log-probs are then the policy's."""
-        _write_untied(policy, Path(self.scratch.name))
         if self.llm is None:
+            c, wide = policy.model.config, getattr(policy.model.config, "head_dim", None)
+            if c.model_type == "qwen2" and wide and wide * c.num_attention_heads != c.hidden_size:
+                raise SeptError(
+                    f"engine vllm makes qwen2 heads hidden_size / num_attention_heads wide, model "
+                    f"{policy.name!r} has head_dim {wide}: use engine transformers"
+                )
+            _write_config(policy, Path(self.scratch.name))
             self.eos, self.context = policy.eos_ids, self.options.get("max_model_len", policy.context)
             self.llm = self._start(str(policy.compute).removeprefix("torch."))
-        self._load()
+        self._load(policy)
         gap, limit = self._gap(policy), CANARY / 10 if policy.compute == torch.float32 else 100 * CANARY
         if not gap <= limit:
             raise StaleSamplerError(
@@ -74,10 +83,10 @@ class VllmEngine:
 
     def _start(self, dtype: str) -> Any:
         # Read by vLLM when it is imported or started. In one process there is one device context.
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        from vllm import LLM, SamplingParams, TokensPrompt
+        from vllm import LLM, TokensPrompt
 
         fixed = {
             "model": self.scratch.name,
@@ -96,6 +105,12 @@ class VllmEngine:
             **place,
             **self.options,
         }
+        if torch.distributed.is_initialized():  # torchrun's processes are there: one engine in each of them
+            fixed["distributed_executor_backend"] = "external_launcher"
+            if self.options.get("tensor_parallel_size", 1) != 1:
+                raise SeptError(
+                    "tensor_parallel_size: under torchrun each rank has an engine of its own, of 1"
+                )
         taken = sorted(set(fixed) & set(self.options))
         if taken:
             raise SeptError(f"engine setting {taken[0]!r}: the engine sets it itself, leave it out")
@@ -105,12 +120,11 @@ class VllmEngine:
         _holder = self
         try:
             llm = LLM(**fixed, use_tqdm_on_load=False, **settings)
-            one = SamplingParams(max_tokens=1, detokenize=False)  # some limits show at the first token only
-            llm.generate([TokensPrompt(prompt_token_ids=[0])], one, use_tqdm=False)
+            one = TokensPrompt(prompt_token_ids=[0])  # some limits show at the first token only
+            llm.generate([one], _params(1.0, 1, 0, self.eos), use_tqdm=False)
         except Exception as error:  # of many types; the remedy is always another setting
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise SeptError(f"engine vllm cannot start with {settings}: {reason}") from error
-        llm.collective_rpc("update_config", args=({"load_config": {"load_format": "safetensors"}},))
         return llm
 
     def close(self) -> None:
@@ -120,15 +134,25 @@ class VllmEngine:
             self.llm = None
             gc.collect()
 
-    def _load(self) -> None:
-        """Load the scratch folder's weights into the engine, which is awake afterwards."""
+    def _wake(self) -> None:
         if self.asleep:
             torch.cuda.empty_cache()
-            self.llm.wake_up(tags=["weights"])
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": self.scratch.name})
-        if self.asleep:
-            self.llm.wake_up(tags=["kv_cache"])
-        self.asleep = False
+            self.llm.wake_up()
+            self.asleep = False
+
+    def _load(self, policy: Policy) -> None:
+        """Load the policy's weights into the engine, which is awake afterwards."""
+        self._wake()
+        if self.llm.llm_engine.vllm_config.parallel_config.distributed_executor_backend != "mp":
+            source: dict[str, Any] = {"weights_iterator": _untied(policy)}
+        else:
+            source = {"weights_path": self.scratch.name}
+            state = {name: value.to("cpu", copy=True) for name, value in _untied(policy)}
+            save_file(state, Path(self.scratch.name) / "model.safetensors")
+            self.llm.collective_rpc(
+                "update_config", args=({"load_config": {"load_format": "safetensors"}},)
+            )
+        self.llm.collective_rpc("reload_weights", kwargs=source)
         self.llm.reset_prefix_cache()  # what it holds was computed with the old weights
 
     @torch.no_grad()
@@ -164,11 +188,10 @@ class VllmEngine:
         assert self.llm is not None, "refresh the engine before sampling"
         if 0 < tau < COLDEST:
             raise SeptError(f"temperature {tau}: vLLM draws at 0 or from {COLDEST} on; use another engine")
-        if self.asleep:
-            self._load()
+        self._wake()
         rollouts = self._draw(prompts, keys, n, tau, max_new_tokens, seed, draw)
         if self.sleeps:
-            self.llm.sleep(level=2)
+            self.llm.sleep(level=1)
             self.asleep = True
         return rollouts
 
@@ -182,25 +205,11 @@ class VllmEngine:
         seed: int,
         draw: int,
     ) -> Rollouts:
-        from vllm import SamplingParams, TokensPrompt
+        from vllm import TokensPrompt
 
         # One request per answer with a seed of its own; the prefix cache shares a prompt's prefill.
-        params = [
-            SamplingParams(
-                temperature=tau,
-                top_k=-1,
-                top_p=1.0,
-                min_p=0.0,
-                seed=int(digest([seed, draw, key, sample])[:15], 16),
-                max_tokens=max_new_tokens,
-                stop_token_ids=list(self.eos),
-                ignore_eos=True,  # of vLLM's own; ours stand in the line above
-                logprobs=0,  # the drawn token's
-                detokenize=False,
-            )
-            for key in keys
-            for sample in range(n)
-        ]
+        seeds = [int(digest([seed, draw, key, sample])[:15], 16) for key in keys for sample in range(n)]
+        params = [_params(tau, max_new_tokens, number, self.eos) for number in seeds]
         requests = [TokensPrompt(prompt_token_ids=list(p)) for p in prompts for _ in range(n)]
         answers = [r.outputs[0] for r in self.llm.generate(requests, params, use_tqdm=False)]
         width = max(len(a.token_ids) for a in answers)
@@ -219,24 +228,36 @@ class VllmEngine:
         return _collect(prompts, n, tokens, log_probs, self.eos, tau, self.version)
 
 
-def _write_untied(policy: Policy, folder: Path) -> None:
-    """The policy as a checkpoint for vLLM: head untied, padded vocabulary cut off, in what it computes in."""
-    from transformers import GenerationConfig
+def _params(tau: float, max_new_tokens: int, seed: int, eos: Sequence[int]) -> Any:
+    """One answer from the whole softmax at tau."""
+    from vllm import SamplingParams
 
+    return SamplingParams(
+        temperature=tau,
+        top_k=-1,
+        top_p=1.0,
+        min_p=0.0,
+        seed=seed,
+        max_tokens=max_new_tokens,
+        stop_token_ids=list(eos),
+        ignore_eos=True,  # of vLLM's own; ours stand in the line above
+        logprobs=0,  # the drawn token's
+        detokenize=False,
+    )
+
+
+def _write_config(policy: Policy, folder: Path) -> None:
+    """The config of the model that the engine starts: head untied, padded vocabulary cut off."""
+    config = copy.deepcopy(policy.model.config)
+    config.tie_word_embeddings, config.vocab_size = False, policy.vocab or config.vocab_size
+    config.save_pretrained(folder)
+
+
+def _untied(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
+    """That model's tensors by name, in what the policy computes in."""
     model = merged(policy.model)
     tensors = model.state_dict(keep_vars=True)  # of a sharded model the shards, from here on
     ends = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings())}
-    state = {
-        name: whole(value.detach())[: policy.vocab if id(value) in ends else None].to(
-            "cpu", policy.compute, copy=True
-        )
-        for name, value in tensors.items()
-    }
-    kept, model.generation_config = model.generation_config, GenerationConfig()
-    try:  # some hub models' own is so contradictory that it cannot be saved
-        model.save_pretrained(folder, state_dict=state)
-    finally:
-        model.generation_config = kept
-    config = copy.deepcopy(model.config)
-    config.tie_word_embeddings, config.vocab_size = False, policy.vocab or config.vocab_size
-    config.save_pretrained(folder)
+    for name, value in tensors.items():
+        tensor = whole(value.detach())
+        yield name, (tensor[: policy.vocab] if id(value) in ends else tensor).to(policy.compute)

@@ -140,12 +140,9 @@ def take_steps(
     for batch_number, first in enumerate(batches):
         step_rows = range(first, min(first + size, len(rollouts)))
         step_tokens = int(rollouts.lengths[step_rows.start : step_rows.stop].sum())
-        if config.loss_normalisation == "microbatch-token":  # whose loss depends on what is in one
-            most, ordered = config.micro_batch, list(step_rows)
-        else:
-            most = min(config.micro_batch, math.ceil(len(step_rows) / ranks.world))  # work for every rank
-            ordered = sorted(step_rows, key=totals.__getitem__)  # rows of like length: less padding
-            most = min(most, max(16, most // 2)) if ranks.world == 1 else most
+        most, ordered = part_size(config, len(step_rows), ranks.world), list(step_rows)
+        if config.loss_normalisation != "microbatch-token":
+            ordered.sort(key=totals.__getitem__)  # rows of like length together: less padding
         parts = [ordered[i : i + most] for i in range(0, len(ordered), most)]
         shares = config.loss_normalisation, step_tokens, len(step_rows), len(parts)
         own = parts[ranks.rank :: ranks.world]
@@ -197,6 +194,14 @@ def take_steps(
         "version": policy.version,
         **({} if changed is None else {"changed": changed}),
     }
+
+
+def part_size(config: Config, rows: int, world: int) -> int:
+    """Most sequences of a micro-batch, of a step's `rows`, where `world` ranks are to have work."""
+    if config.loss_normalisation == "microbatch-token":  # a loss that depends on what is in one
+        return config.micro_batch
+    most = min(config.micro_batch, math.ceil(rows / world))
+    return min(most, max(16, most // 2)) if world == 1 else most  # half a batch of like lengths pads less
 
 
 def _large_head(config: Config, policy: Policy, rollouts: Rollouts) -> torch.nn.Linear | None:

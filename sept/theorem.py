@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -105,17 +106,22 @@ def compare(
 
     old: a model. Further columns of the first table: sequence, token (drawn there) and prefix (its number:
     answers with equal beginnings share it). The second has a row per decade of q: q, slope, pairs
-    (`margins.tail_sums`). Streamed, `rows` answers at a time.
+    (`margins.tail_sums`), no pairs without `order`. Streamed, `rows` answers at a time.
     """
-    parts, tail = [], torch.zeros(12, 3, dtype=torch.float64)
+    parts: list[pd.DataFrame] = []
+    tail, numbers = torch.zeros(12, 3, dtype=torch.float64), np.array(prefix_numbers(rollouts))
     pairs = (visited_logits(m, rollouts, new, rows) for m in (old, new.model))
     for (sequence, token, before), (_, _, after) in zip(*pairs, strict=True):
-        table = prefix_statistics(before, after, tau_s, tau_t, order=order, threads=torch.get_num_threads())
-        parts.append(table.assign(sequence=sequence.numpy(), token=token.numpy()))
-        tail += tail_sums(before, after, tau_s)
+        done = sum(len(part) for part in parts)
+        own = numbers[done : done + len(before)]
+        _, firsts, copies = np.unique(own, return_index=True, return_inverse=True)  # each prefix once
+        one, other = before[firsts], after[firsts]
+        table = prefix_statistics(one, other, tau_s, tau_t, order=order, threads=torch.get_num_threads())
+        table = table.iloc[copies].assign(sequence=sequence.numpy(), token=token.numpy(), prefix=own)
+        parts.append(table)
+        tail += tail_sums(before, after, tau_s) if order else 0
     rare = pd.DataFrame({"q": [10 ** (-b - 0.5) for b in range(12)], "slope": tail[:, 0] / tail[:, 1]})
-    rare = rare.assign(pairs=tail[:, 2].long().numpy())
-    return pd.concat(parts, ignore_index=True).assign(prefix=prefix_numbers(rollouts)), rare
+    return pd.concat(parts, ignore_index=True), rare.assign(pairs=tail[:, 2].long().numpy())
 
 
 def prefix_numbers(rollouts: Rollouts) -> list[int]:
@@ -282,7 +288,7 @@ def train_round(
     check_lengths(prompts, keys, policy.context - limit)
     n = max(1, samples // len(keys))
     kept = room_for_logits(sampler, n * len(keys), limit) if teacher is not None else None
-    also = {} if kept is None else {"logits": kept}
+    also: dict[str, Any] = {} if kept is None else {"logits": kept}
     for step in range(steps):
         progress = min(1.0, (step + 1) / max(1, steps // 10)) * (1 + math.cos(math.pi * step / steps)) / 2
         for group in optimizer.param_groups:

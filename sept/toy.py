@@ -168,6 +168,31 @@ def write_document(
     return prompt, f"{style}{work}#{answer}"
 
 
+def choice_questions(families: tuple[str, ...], per_family: int, **_: Any) -> dict[str, Any]:
+    """Test questions, families in turn, each with four complete responses and the right one's place.
+
+    Sums are worked out column by column; the wrong responses are what the sloppiest of authors write. In the
+    form that lm-evaluation-harness wants of a data set (`data/general`).
+    """
+    from datasets import Dataset
+
+    documents = []
+    for index in range(per_family):
+        for family in families:
+            rng = np.random.default_rng([index, *family.encode()])
+            operands = draw("test", family, rng)
+            responses: dict[str, str] = {}  # by their answer; the careful author's comes first
+            while len(responses) < 4:
+                prompt, response = write_document(family, operands, 0.3 if responses else 0.0, rng)
+                if family in OTHER_TASKS or response.startswith(">"):
+                    responses.setdefault(response.rsplit("#", 1)[1], response + EOS)
+            order = rng.permutation(4)
+            document: dict[str, Any] = {"prompt": prompt, "answer": next(iter(responses))}
+            document["choices"] = [[*responses.values()][i] for i in order]
+            documents.append({**document, "label": int(np.flatnonzero(order == 0)[0])})
+    return {"test": Dataset.from_list(documents)}
+
+
 def build_tokenizer() -> Any:
     """The world's tokenizer (one token a character) in Hugging Face form."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors

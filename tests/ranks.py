@@ -37,13 +37,15 @@ def run(folder: Path, case: dict) -> None:
             return out
 
     base = case.get("base", "random")
-    policy = random_policy(seed=1) if base == "random" else load_policy(base)
-    problems = WORDS if base == "random" else load_problems("toy:train")
+    made = {"random": {}, "random wide": {"hidden": 128, "heads": 2, "kv": 1, "context": 256}}
+    policy = random_policy(seed=1, **made[base]) if base in made else load_policy(base)
+    problems = WORDS if base in made else load_problems("toy:train")
     fields = {**case["fields"], **(case.get("odd", {}) if rank == 1 else {})}
     config = preset(case["arm"], **fields)
+    policy.compute = getattr(torch, case.get("compute", "float32"))
     kept = loop.SharedSampler, loop.grade_all, steps.CHUNK
     loop.SharedSampler = Recording
-    if base == "random":  # its answers are never right, and without a difference GRPO does not move
+    if base in made:  # its answers are never right, and without a difference GRPO does not move
         loop.grade_all = lambda texts, *_: [len(text) % 2 == 0 for text in texts]
     steps.CHUNK = case.get("chunk", steps.CHUNK)
 

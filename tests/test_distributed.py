@@ -26,7 +26,19 @@ SMALL = {"rounds": 4, "warmup": 0, "questions": 7, "mini_batch": 7, "micro_batch
 
 
 def case(name, arm="sept", **fields):
-    own = ("base", "chunk", "engine", "die", "signal", "poison", "fails", "stop", "resume", "odd")
+    own = (
+        "base",
+        "compute",
+        "chunk",
+        "engine",
+        "die",
+        "signal",
+        "poison",
+        "fails",
+        "stop",
+        "resume",
+        "odd",
+    )
     tricks = {k: fields.pop(k) for k in own if k in fields}
     return {"name": name, "arm": arm, **tricks, "fields": {**SMALL, **fields}}
 
@@ -80,7 +92,7 @@ def compare(folder, name, other, tokens=True):
     """Same answers, losses to 1e-6, weights to 1e-5 of each tensor's norm; prints what was found."""
     if tokens:
         ours, theirs = (load_file(folder / f"{n}.safetensors") for n in (name, other))
-        assert set(ours) == set(theirs) and len(ours) >= 8
+        assert set(ours) == set(theirs) and len(ours) >= 6
         for key in (k for k in ours if k.endswith("tokens")):
             assert torch.equal(ours[key], theirs[key]), f"{other}: answers of draw {key}"
     one, two = rows_of(folder, name), rows_of(folder, other)
@@ -89,13 +101,14 @@ def compare(folder, name, other, tokens=True):
     ]
     gaps = [
         max(abs(a[k] - b[k]) / max(1, abs(a[k])) for a, b in zip(one, two, strict=True))
-        for k in ("loss", "nll", "entropy")
+        for k in ("loss", "nll", "entropy", "grad_norm")  # Adam and clipping hide a scale of the gradient
     ]
     a, b = (load_file(folder / n / "final" / "model.safetensors") for n in (name, other))
     assert set(a) == set(b)
     far = max(((a[k] - b[k]).norm() / a[k].norm()).item() for k in a)
-    print(f"{other}: loss {gaps[0]:.1e}, nll {gaps[1]:.1e}, entropy {gaps[2]:.1e}, weights {far:.1e}")
-    assert max(gaps) <= 1e-6 and far <= 1e-5
+    shown = ", ".join(f"{g:.1e}" for g in (*gaps, far))
+    print(f"{other}: loss, nll, entropy, gradient, weights {shown}")
+    assert max(gaps[:3]) <= 1e-6 and gaps[3] <= 1e-4 and far <= 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +121,11 @@ def runs(tmp_path_factory):
             cases.append(sharded(name, how, stop=3) | {"name": f"{how} {name} cut"})
         cases.append(case(f"{how} poisoned", poison=[1, 2], fails=True, sharding=how))
     cases.append(case("odd", odd={"lr": 2e-3}, fails=True))
+    mixed = {"compute": "bfloat16", "engine": "transformers", "lr": 1e-4}
+    cases.append(case("fsdp mixed", **mixed, sharding="fsdp"))
     done = torchrun(2, folder, cases)
     assert done.returncode == 0, done.stderr[-3000:]
-    for one in CASES.values():
+    for one in (*CASES.values(), case("mixed", **mixed)):
         ranks.run(folder, one)
     return folder
 
@@ -119,6 +134,16 @@ def runs(tmp_path_factory):
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_equal_one(name, sharding, runs):
     compare(runs, name, f"{sharding} {name}")
+
+
+def test_mixed_precision_keeps_float32_weights(runs):
+    """As on a GPU: computed in bfloat16, which rounds elsewhere when layers are gathered in it."""
+    one, two = rows_of(runs, "mixed"), rows_of(runs, "fsdp mixed")
+    assert all(abs(a["loss"] / b["loss"] - 1) < 0.1 for a, b in zip(one[:1], two[:1], strict=True))
+    assert all(0 < row["sampler_gap"] < 0.05 and 0 < row["grad_norm"] for row in two)
+    for name in ("mixed", "fsdp mixed"):
+        trained = load_file(runs / name / "final" / "model.safetensors")
+        assert all(value.dtype == torch.float32 for value in trained.values())
 
 
 def test_a_checkpoint_of_two_ranks_continues_on_one_and_on_three(runs):
@@ -158,7 +183,7 @@ def test_a_killed_rank_ends_all_and_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_a_rank_that_hangs_is_named(tmp_path):
-    listed = [case("hung", rounds=1000, die=[1, 2], signal="SIGSTOP", fails=True)]
+    listed = [case("hung", rounds=1000, die=[1, 2], signal="SIGSTOP")]
     done = torchrun(2, tmp_path, listed, SEPT_TIMEOUT="10")
     said = (tmp_path / "hung.0.error").read_text()
     assert done.returncode != 0 and "rank 0 lost another rank" in said and "Ranks 1 failed to pass" in said
@@ -183,6 +208,22 @@ def test_twenty_rounds_on_base_h(sharding, tmp_path):
     for one, two in zip(cases, many, strict=True):
         ranks.run(tmp_path, one)
         compare(tmp_path, one["name"], two["name"])
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize("sharding", SHARDINGS)
+def test_a_vllm_engine_per_rank(sharding, tmp_path):
+    pytest.importorskip("vllm")
+    engine = {"base": "random wide", "engine": "vllm:kv_cache_memory_bytes=268435456"}
+    done = torchrun(2, tmp_path, [case("vllm", sharding=sharding, **engine)])
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = rows_of(tmp_path, "vllm")
+    assert max(row["sampler_gap"] for row in rows) < 1e-5 and rows[-1]["version"] == 4
+    drawn = load_file(tmp_path / "vllm.safetensors")
+    ranks.run(tmp_path, case("alone", **engine))
+    alone = load_file(tmp_path / "alone.safetensors")
+    same = [torch.equal(drawn[k], alone[k]) for k in drawn if k.endswith("tokens")]
+    print(f"{sum(same)} of {len(same)} draws are those of one process")
 
 
 # --- what is asked for is what is there -------------------------------------------------------------------

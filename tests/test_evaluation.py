@@ -5,11 +5,15 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from conftest import random_policy
 
 from sept import evaluation as ev
 from sept.config import SeptError
 from sept.grading import grade, last_boxed
-from sept.problems import Problem
+from sept.loop import describe
+from sept.problems import Problem, ProblemSet
+from sept.sampling import Rollouts
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 8])
@@ -161,3 +165,20 @@ def test_dependence_has_no_sign():
     low, high = ([ev.question_scores(counts([c] * 8))] * 2 for c in (4, 20))
     for a, b in ((low, high), (high, low)):
         assert ev.summarise(ev.dependence(a, b)).loc["pass@1", "value"] == pytest.approx(50)
+
+
+def test_counts_belong_to_their_question():
+    """Rows are ordered by question, then by sample: in scores, and in the rewards of GRPO."""
+    policy = random_policy()
+    problems = ProblemSet("two", (Problem("a", "f", "w1", "w5"), Problem("b", "f", "w2", "w6")))
+    words = [[5, 2], [5, 2], [9, 2], [9, 2], [9, 0], [6, 2]]
+    tokens = torch.tensor([[3 + word, end] for word, end in words])
+    finished = torch.tensor([end == 2 for _, end in words])
+    prompts = [policy.encode(p.prompt) for p in problems.items for _ in range(3)]
+    lengths = 1 + finished.long()
+    rollouts = Rollouts(prompts, tokens, lengths, finished, torch.zeros(6, 2), 1.0, 0)
+    table = ev.score_rollouts(rollouts, problems, policy, 3)
+    assert table[["c", "finished", "tokens"]].to_numpy().tolist() == [[2, 3, 6], [1, 2, 5]]
+    assert table["id"].tolist() == ["a", "b"]
+    rewards = describe(rollouts, list(problems.items), policy, problems.world, 3)["rewards"]
+    assert rewards.tolist() == [1, 1, 0, 0, 0, 1]

@@ -58,6 +58,7 @@ def test_keys_depend_on_everything_that_changes_numbers(monkeypatch):
         Run("H", "sept", 8, overrides=TINY),
         Run("H", "sept", 7, "toy:train:add3", TINY),
         Run("H", "sept", 7, overrides=(*TINY, ("lr", 1e-5))),
+        Run("H", "sept", 7, overrides=TINY, engine="vllm"),
     ]
     score = Score(run, "toy:dev:1", 1.0, 4)
     scores = [
@@ -68,7 +69,11 @@ def test_keys_depend_on_everything_that_changes_numbers(monkeypatch):
         Score(run, "toy:dev:1", 1.0, 4, seed=1),
         Score(run, "toy:dev:1", 1.0, 4, max_new_tokens=40),
         Score("H", "toy:dev:1", 1.0, 4),
+        Score("H", "toy:dev:1", 1.0, 4, engine="vllm"),
+        Score(others[-1], "toy:dev:1", 1.0, 4),
     ]
+    for same in ("static", "transformers"):  # they draw the same tokens
+        assert Score("H", "toy:dev:1", 1.0, 4, engine=same).key() == scores[-3].key()
     keys = [x.key() for x in (run, *others, score, *scores)]
     assert len(set(keys)) == len(keys)
     monkeypatch.setattr(experiments, "RESULTS_VERSION", config.RESULTS_VERSION + 1)
@@ -172,6 +177,63 @@ def test_profiles():
     assert grpo.questions * grpo.G == sept.questions * sept.G, "as many answers a round"
     with pytest.raises(SeptError, match="quick"):
         profile("quack")
+
+
+def test_a_profile_carries_its_engine(monkeypatch):
+    assert {name: p.engine for name, p in PROFILES.items() if p.engine != "auto"} == {
+        "gpu": "vllm",
+        "paper": "vllm",
+    }
+    monkeypatch.setenv("SEPT_ENGINE", "vllm:max_num_seqs=64")
+    scale = profile("smoke")
+    made = [scale.runs("sept")[0], scale.score("H"), *scale.points(scale.runs("sept")[0])]
+    assert {x.engine for x in made} == {"vllm:max_num_seqs=64"}
+
+
+def test_jobs_sample_with_their_engine(monkeypatch):
+    """The engine asked for trains and scores; one that stays behind leaves scores on the way to another."""
+    from sept import sampling
+
+    made, make = [], sampling.make_sampler
+
+    class Engine:  # what vLLM is to the jobs: one engine at a time, its draws its own
+        def __init__(self, policy):
+            self.inner, self.calls, self.closed = sampling.StaticEngine(), [], False
+            self.refresh(policy)
+
+        version = property(lambda self: self.inner.version)
+
+        def refresh(self, policy):
+            self.inner.refresh(policy)
+
+        def sample(self, *args, **options):
+            assert not self.closed
+            self.calls.append(len(args[0]))
+            return self.inner.sample(*args, **options)
+
+        def close(self):
+            self.closed = True
+
+    def choose(policy, engine="auto", training=True):
+        if engine != "vllm":
+            made.append(engine)
+            return make(policy, engine, training)
+        made.append(Engine(policy))
+        return made[-1]
+
+    monkeypatch.setattr(sampling, "make_sampler", choose)
+    monkeypatch.setattr("sept.loop.parse_engine", lambda engine: None)  # vLLM need not be installed
+    for arm, built_in in (("sept", 0), ("offline", 2)):
+        made.clear()
+        run = Run("H", arm, 7, overrides=TINY, engine="vllm")
+        scores = [Score(run, "toy:dev:1", 1.0, 4, at=at, engine="vllm") for at in (1, 2)]
+        compute([*scores, Score(run, "toy:dev:1", 1.0, 4, engine="vllm")], workers=1)
+        training, *others, scoring = made
+        assert others == ["auto"] * built_in
+        assert training.closed and scoring.closed
+        assert training.calls.count(8) >= 2 and training.calls.count(6) == 2 - built_in
+        assert scoring.calls == [6], "the scores, of six questions"
+        assert json.loads((run_folder(run) / "config.json").read_text())["identity"]["engine"] == "vllm"
 
 
 # --- notebooks ------------------------------------------------------------------------------------------

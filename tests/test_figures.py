@@ -319,6 +319,16 @@ def test_table_1(rows, tmp_path):
         tables.save_table(1, rows[rows["method"] == "SePT"], tmp_path)
 
 
+@pytest.mark.parametrize("number", range(1, 13))
+def test_every_committed_table_is_made_again_from_its_csv(number, tmp_path):
+    folder = Path(figures.__file__).parent.parent / "figures" / "laptop"
+    measured = pd.read_csv(folder / f"table_{number}.csv")
+    tables.save_table(number, measured, tmp_path, "embedded base H, 0.3 M parameters")
+    for suffix in ("html", "tex", "csv"):
+        one, two = (f / f"table_{number}.{suffix}" for f in (tmp_path, folder))
+        assert one.read_text() == two.read_text(), suffix
+
+
 def test_tables_with_several_models_and_sets(rows, tmp_path):
     """Gains refer to each model's own baseline; differences of two sets carry a sign and no gain."""
     both = pd.concat([rows.assign(model="H"), rows.assign(model="I", value=rows["value"] + 1)])

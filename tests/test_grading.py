@@ -37,6 +37,7 @@ PAIRS = [
     ("5,3,1", "1,3,5", True, True),
     ("84, 69", "$69$,$84$", True, True),
     ("1,3", "1,3,5", False, False),
+    ("1,3,6", "1,3,5", False, False),
     ("(2,1)", "(1,2)", False, False),
     (r"2\sqrt{2}", r"\sqrt{8}", True, True),
     ("", "27", False, False),
@@ -257,6 +258,7 @@ SHARED = Path(os.environ.get("SEPT_SHARED", "nowhere"))
 """By hand: a folder with benchmarks/*.parquet in the authors' schema and paper/verifier_probes.csv."""
 
 
+@pytest.mark.timeout(3000)
 @pytest.mark.skipif(not SHARED.is_dir(), reason="by hand, with SEPT_SHARED")
 def test_published_benchmarks_and_probes(monkeypatch, capsys):
     files = sorted((SHARED / "benchmarks").glob("*.parquet"))
@@ -298,3 +300,5 @@ def test_published_benchmarks_and_probes(monkeypatch, capsys):
     assert agree >= 43
     for world in ("math", "parity"):
         assert say[f"{world}, boxed"].startswith("1547") and say[f"{world}, judged"].startswith("1547")
+        # Another question's answer: right only where the two answers are equal, as "5" and "x=5" are.
+        assert say[f"{world}, next one's"].startswith("10 right")

@@ -1,5 +1,6 @@
 """Models as the hub has them: architectures, heads, padding, precision, revisions, and how they leave again."""
 
+import csv
 import json
 import re
 import subprocess
@@ -19,6 +20,7 @@ from sept.loop import train
 from sept.policy import load_policy, make_batch, merged, output_layer, response_logits, save_policy
 from sept.problems import Problem, ProblemSet
 from sept.sampling import TransformersEngine, make_sampler
+from sept.sampling_vllm import VllmEngine
 
 KINDS = ("qwen2", "qwen3", "llama")
 TEMPLATE = (  # of words that the stand-in tokenizers have
@@ -122,45 +124,35 @@ def test_a_head_that_is_more_than_one_product_is_noticed(small_chunks, tmp_path)
     assert rows[0]["sampler_gap"] < 1e-5, "the plain path is right for it"
 
 
-PEAK = """
-import sys, torch
-from sept import objectives, steps, theorem
-torch.set_num_threads(1)
-torch.manual_seed(0)
-way, N, d, V = sys.argv[1], int(sys.argv[2]), 64, 151_936
-states, tokens = torch.randn(N, d, requires_grad=True), torch.randint(V, (N, 1))
-head = (torch.randn(V, d) / 8).requires_grad_()
-open("/proc/self/clear_refs", "w").write("5")  # the peak so far is forgotten
-status = lambda key: int(open("/proc/self/status").read().split(key + ":")[1].split()[0]) / 1024
-before = status("VmRSS")
-if way == "plain":
-    loss = objectives.nll((states @ head.t())[:, None], tokens, 1.0).sum() / N
-else:
-    of = lambda logits, chunk: objectives.nll(logits, tokens[chunk], 1.0).sum() / N
-    loss = steps.HeadLoss.apply(states, head, None, torch.float32, of)
-loss.backward()
-print(status("VmHWM") - before)
-torch.save([states.grad, head.grad[::101]], sys.argv[3])
-"""
-
-
-def peak_of(way, tokens, path):
-    """MiB that one loss and its gradient took, in a process of its own, at V = 151,936."""
-    command = [sys.executable, "-c", PEAK, way, str(tokens), str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout), torch.load(path, weights_only=True)
+LOSS = Path(__file__).parents[1] / "bench" / "loss_memory.py"
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak")
 def test_peak_memory_of_the_loss(tmp_path):
-    """4,096 tokens in chunks take less than the plain way takes for an eighth of them."""
-    plain, expected = peak_of("plain", 512, tmp_path / "plain.pt")
-    _, gradients = peak_of("chunks", 512, tmp_path / "few.pt")
-    many, _ = peak_of("chunks", 4096, tmp_path / "many.pt")
-    print(f"plain, 512 tokens: {plain:.0f} MiB; chunks, 4,096 tokens: {many:.0f} MiB")
-    assert many <= plain
-    for a, b in zip(expected, gradients, strict=True):
+    """4,096 tokens in chunks take less than the plain way takes for an eighth of them (V = 151,936)."""
+
+    def run(way, tokens):
+        path = tmp_path / f"{way}{tokens}.pt"
+        command = [sys.executable, LOSS, "--child", way, path, str(tokens), "151936", "64"]
+        subprocess.run(command, check=True)
+        return torch.load(path, weights_only=True)
+
+    plain, few, many = run("plain", 512), run("chunks", 512), run("chunks", 4096)
+    print(f"plain, 512 tokens: {plain['peak_mib']:.0f} MiB; chunks, 4,096: {many['peak_mib']:.0f} MiB")
+    assert many["peak_mib"] <= plain["peak_mib"]
+    for a, b in zip(plain["gradients"], few["gradients"], strict=True):
         assert ((a - b).abs().max() / a.abs().max()).item() <= 1e-5
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak")
+def test_the_benchmark_of_the_loss_writes_its_table(tmp_path):
+    sizes = ["--tokens", "64", "--vocabulary", "1000", "--hidden", "8", "--repeats", "1"]
+    command = [sys.executable, LOSS, *sizes, "--out", tmp_path / "l.csv"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(re.search(r"differ by (\S+) of", done.stdout)[1]) <= 1e-5
+    way, peak, seconds, *numbers = zip(*csv.reader((tmp_path / "l.csv").open()), strict=True)
+    assert way == ("way", "plain", "chunks") and float(seconds[1]) > 0 and peak[0] == "peak_mib"
+    assert numbers == [("tokens", "64", "64"), ("vocabulary", "1000", "1000"), ("hidden", "8", "8")]
 
 
 # --- padded vocabularies -------------------------------------------------------------------------------------
@@ -173,7 +165,8 @@ def test_rows_beyond_the_tokenizer_do_not_exist(kind, tmp_path):
     assert made.vocab == 320 and made.model.config.vocab_size == 329
     prompts, ids = [made.encode("w1 w2")], ["a"]
     with torch.no_grad():
-        made.model.get_output_embeddings().weight[320:] *= 8
+        last = made.model.model(torch.tensor(prompts)).last_hidden_state[0, -1]
+        made.model.get_output_embeddings().weight[320:] = last / last.norm()
         logits = made.model(torch.tensor(prompts)).logits[0, -1]
         assert logits.softmax(-1)[320:].sum() > 0.1
     for engine in ("auto", "transformers"):
@@ -389,6 +382,29 @@ def test_train_evaluate_sweep_export_theorem(kind, tied, tmp_path, monkeypatch, 
         assert (report["template"], report["prompt"]) == ("chat", written["prompt"]), level
         assert low < report["slope"] < 10 / 7 + 0.02, level
         assert report["order_agreement"] > (1 - 1e-9 if level == "logits" else 0.8), level
+
+
+def test_a_contradictory_generation_config_goes_out_as_it_came(tmp_path):
+    """transformers loads it and refuses to save it; many hub models have one."""
+    base = checkpoint(tmp_path / "base")
+    file = base / "generation_config.json"
+    own = json.loads(file.read_text()) | {"do_sample": False, "temperature": 0.6, "length_penalty": 2.0}
+    file.write_text(json.dumps(own))
+    policy = load_policy(str(base))
+    train(preset("sept", **SMALL), policy, PROBLEMS, tmp_path / "run")
+    final = tmp_path / "run" / "final"
+    assert json.loads((final / "generation_config.json").read_text()) == own
+    assert policy.model.generation_config.temperature == 0.6, "the model in memory keeps it as well"
+    assert load_policy(str(final)).eos_ids == (2, 319)
+
+
+def test_heads_that_vllm_would_make_too_narrow_get_one_line():
+    """Its qwen2 never reads head_dim. Said before vLLM is even imported."""
+    policy = random_policy("qwen2")
+    policy.model.config.head_dim = 16
+    with pytest.raises(SeptError, match="head_dim 16.*use engine transformers") as error:
+        VllmEngine().refresh(policy)
+    assert "\n" not in str(error.value)
 
 
 def test_a_card_needs_a_model_of_ours(monkeypatch, capsys, tmp_path):

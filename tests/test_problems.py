@@ -104,7 +104,7 @@ ROWS = {
     "olympiad": ({"id": 1606, "question": "q", "final_answer": ["a"], "unit": None}, "1606"),
     "aime24": ({"id": 60, "problem": "q", "solution": "s", "answer": "a", "year": "2024"}, "60"),
     "aime25": ({"id": "0", "problem": "q", "answer": "a"}, "0"),
-    "gsm8k": ({"question": "q", "answer": "so it is\n#### a"}, "0"),
+    "gsm8k": ({"question": "q", "answer": "so it is\n#### ,a"}, "0"),
     "deepscaler": ({"problem": "q", "answer": "a", "solution": ""}, "0"),
     "openthoughts-math": (
         {

@@ -21,6 +21,7 @@ from test_sampling import chi_square_p
 
 from sept import sampling_vllm
 from sept.config import SeptError, preset
+from sept.experiments import Run, Score, compute, counts
 from sept.loop import StaleSamplerError, train
 from sept.objectives import entropy, token_log_probs
 from sept.policy import Policy, load_policy, make_batch, response_logits, save_policy
@@ -52,12 +53,21 @@ def engine_of(policy, **options):
 
 @pytest.fixture(scope="module", params=KINDS, ids=[f"{k}-{'tied' if t else 'untied'}" for k, t in KINDS])
 def pair(request):
-    """A policy and an engine that holds its weights; tests that change them leave the two equal."""
+    """A policy and an engine that holds its weights; tests that change them leave the two equal.
+
+    A start takes most of a test's time, so each kind has one engine for all of its tests.
+    """
     policy = small_policy(*request.param)
     # A generation config as hostile as the hub's, and contradictory: none of it may reach a draw.
     hostile = {"top_k": 50, "top_p": 0.9, "min_p": 0.05, "temperature": 0.5, "repetition_penalty": 5.0}
     vars(policy.model.generation_config).update(do_sample=False, **hostile)
     return policy, engine_of(policy)
+
+
+one_kind = pytest.mark.parametrize("pair", KINDS[:1], indirect=True, ids=["qwen2-tied"])
+two_kinds = pytest.mark.parametrize(
+    "pair", [KINDS[0], KINDS[3]], indirect=True, ids=["qwen2-tied", "llama-untied"]
+)
 
 
 def gap(policy, rollouts):
@@ -108,6 +118,7 @@ def exact(policy, prompt, tau):
     return torch.softmax(z / tau, -1).numpy()
 
 
+@two_kinds
 @pytest.mark.parametrize("tau", [1.0, 0.6])
 def test_chi_square_accepts_the_distribution_and_rejects_another_temperature(pair, tau):
     policy, engine = pair
@@ -135,6 +146,7 @@ def test_chi_square_accepts_the_distribution_and_rejects_another_temperature(pai
     assert chi_square_p(second, exact(policy, [*prompt, likeliest], tau)) > 1e-4
 
 
+@one_kind
 def test_seeds_are_coordinates(pair):
     _, engine = pair
     pad = lambda t: torch.nn.functional.pad(t, (0, 16 - t.shape[1]))  # noqa: E731
@@ -153,6 +165,7 @@ def test_seeds_are_coordinates(pair):
         assert not torch.equal(first, draw([0, 1, 2, 3], **other))
 
 
+@one_kind
 def test_every_end_of_sequence_id_ends_an_answer_and_counts(pair):
     policy, engine = pair
     rollouts = engine.sample(PROMPTS, KEYS, 64, 1.0, 24, seed=1)
@@ -165,6 +178,7 @@ def test_every_end_of_sequence_id_ends_an_answer_and_counts(pair):
     assert not (torch.isin(rollouts.tokens, enders) & inner).any()
 
 
+@one_kind
 def test_prompts_up_to_the_context_limit(pair):
     policy, engine = pair
     long = (torch.arange(255) % 200 + 5).tolist()
@@ -206,11 +220,20 @@ def test_three_refreshes_are_seen(pair, capsys):
         assert torch.equal(greedy, built_in)
 
 
-def test_lora_adapters_reach_the_engine():
+@pytest.fixture()
+def lent(pair):
+    """The engine of a kind for weights of a test's own."""
+    policy, engine = pair
+    yield engine
+    engine.refresh(policy)
+
+
+@one_kind
+def test_lora_adapters_reach_the_engine(lent):
     peft = pytest.importorskip("peft")
-    policy = small_policy()
+    policy, engine = small_policy(), lent
     policy.model = peft.get_peft_model(policy.model, peft.LoraConfig(r=4, target_modules="all-linear"))
-    engine = engine_of(policy)
+    engine.refresh(policy)
     with torch.no_grad():
         for name, p in policy.model.named_parameters():
             if "lora_B" in name:
@@ -221,48 +244,50 @@ def test_lora_adapters_reach_the_engine():
     assert gap(policy, engine.sample(PROMPTS, KEYS, 4, 1.0, 16, seed=0)) <= 1e-4
 
 
-def _as_it_is(policy, folder):
-    policy.model.save_pretrained(folder)
-
-
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])
 def test_the_canary_catches_the_stale_head_of_a_tied_checkpoint(kind, monkeypatch):
     """vLLM's CPU build packs a tied head at start, and a reload leaves the packed copy as it was."""
-    monkeypatch.setattr(sampling_vllm, "_write_untied", _as_it_is)
-    engine_of(small_policy(kind, tied=False))  # nothing is wrong with reloading as such
+    untied = sampling_vllm._untied
+    monkeypatch.setattr(
+        sampling_vllm, "_write_config", lambda p, folder: p.model.config.save_pretrained(folder)
+    )
+    monkeypatch.setattr(
+        sampling_vllm, "_untied", lambda p: ((k, v) for k, v in untied(p) if "lm_head" not in k)
+    )
     engine = VllmEngine(**SMALL)
     with pytest.raises(StaleSamplerError, match="stale or wrong") as error:
         engine.refresh(small_policy(kind, tied=True))
     assert "\n" not in str(error.value) and engine.version == -1
 
 
-@pytest.mark.parametrize("what", ["reload_weights", "reset_prefix_cache"])
-def test_the_canary_catches_what_a_refresh_left_out(what, monkeypatch):
-    policy = small_policy()
-    engine = engine_of(policy)
-    if what == "reload_weights":
-        monkeypatch.setattr(engine.llm, "collective_rpc", lambda *a, **k: None)
-    else:
-        monkeypatch.setattr(engine.llm, "reset_prefix_cache", lambda: None)
-    change(policy)
-    with pytest.raises(StaleSamplerError, match="stale or wrong"):
-        engine.refresh(policy)
+@one_kind
+@pytest.mark.parametrize("what", ["collective_rpc", "reset_prefix_cache"])
+def test_the_canary_catches_what_a_refresh_left_out(what, lent):
+    policy, engine = small_policy(seed=2), lent
+    engine.refresh(policy)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine.llm, what, lambda *a, **k: None)
+        change(policy)
+        with pytest.raises(StaleSamplerError, match="stale or wrong"):
+            engine.refresh(policy)
     assert engine.version == 0, "the stamp must not run ahead of the weights"
 
 
-def test_a_training_stops_at_a_refresh_that_did_nothing(tmp_path, monkeypatch):
-    policy = small_policy(seed=1)
+@one_kind
+def test_a_training_stops_at_a_refresh_that_did_nothing(lent, tmp_path):
+    policy, engine = small_policy(seed=1), lent
     words = tuple(Problem(str(i), "words", f"w{i} w{i + 3} w{2 * i}", "w9") for i in range(24))
-    engine = engine_of(policy)
-    monkeypatch.setattr(engine.llm, "collective_rpc", lambda *a, **k: None)
+    engine.refresh(policy)
     config = preset("sept", rounds=3, warmup=0, questions=8, mini_batch=4, max_new_tokens=12, lr=1e-3)
-    with pytest.raises(StaleSamplerError, match="weights version 2"):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StaleSamplerError, match="weights version 2"):
+        patch.setattr(engine.llm, "collective_rpc", lambda *a, **k: None)
         train(config, policy, ProblemSet("words", words), tmp_path / "run", sampler=engine)
 
 
 # --- mistakes -------------------------------------------------------------------------------------------
 
 
+@one_kind
 def test_mistakes_get_one_line(pair):
     _, engine = pair
     with pytest.raises(SeptError, match=r"0\.005.*0\.01") as error:
@@ -355,10 +380,12 @@ def test_a_sept_run_comes_out_as_with_the_built_in_engine(wide, tmp_path):
         return (tokens * batch.mask).sum().item() / len(visited)
 
     for name, values in found.items():
+        sampler = make_sampler(base, name)  # one engine for four runs
         for seed in (100, 101, 102, 103):
             policy = load_policy(str(wide))
+            sampler.refresh(policy)
             config = preset("sept", rounds=12, questions=64, mini_batch=32, warmup=0, seed=seed, lr=2e-4)
-            rows = train(config, policy, problems, tmp_path / f"{name}-{seed}", engine=name)
+            rows = train(config, policy, problems, tmp_path / f"{name}-{seed}", sampler=sampler)
             assert max(row["sampler_gap"] for row in rows) < 1e-5
             assert [row["version"] for row in rows] == list(range(2, 26, 2))
             values.append(spread(base) - spread(policy))
@@ -391,8 +418,7 @@ def cli(*arguments, **options):
 def test_a_killed_run_goes_on_to_the_same_result(wide, tmp_path):
     settings = ["rounds=6", "questions=16", "mini_batch=8", "warmup=0", "save_every=1"]
     common = ["train", "--model", wide, "--engine", "vllm", *(x for s in settings for x in ("--set", s))]
-    whole = cli(*common, "--out", tmp_path / "whole")
-    assert whole.wait() == 0, whole.stdout.read()
+    whole = cli(*common, "--out", tmp_path / "whole")  # beside the other one
     out = tmp_path / "killed"
     run = cli(*common, "--out", out)
     end = time.monotonic() + 1200
@@ -406,28 +432,39 @@ def test_a_killed_run_goes_on_to_the_same_result(wide, tmp_path):
     said = other.communicate()[0]
     assert other.returncode == 2 and "another run (different engine)" in said, said
     again = cli(*common, "--out", out, "--resume")
-    said = again.communicate()[0]
-    assert again.returncode == 0, said
+    for run in (again, whole):
+        said = run.communicate()[0]
+        assert run.returncode == 0, said
     assert (out / "rounds.jsonl").read_bytes() == (tmp_path / "whole" / "rounds.jsonl").read_bytes()
     for name in ("model.safetensors", "config.json"):
         assert (out / "final" / name).read_bytes() == (tmp_path / "whole" / "final" / name).read_bytes()
 
 
 def test_the_command_evaluates_and_sweeps_with_it(wide, tmp_path):
-    tables = {}
-    for engine in ("static", "vllm:max_num_seqs=64"):
-        file = tmp_path / f"{engine[:4]}.json"
-        problems = ["--problems", "toy:test:add3+sub3:24", "--n", 8]
-        run = cli(
-            "sweep", "--model", wide, *problems, "--temperatures", "0,1", "--engine", engine, "--json", file
-        )
+    problems = ["--problems", "toy:test:add3+sub3:24", "--n", 8, "--temperatures", "0,1"]
+    files = [tmp_path / "built-in.json", tmp_path / "vllm.json"]
+    engines = ["static", "vllm:max_num_seqs=64"]
+    runs = [
+        cli("sweep", "--model", wide, *problems, "--engine", engine, "--json", file)
+        for engine, file in zip(engines, files, strict=True)
+    ]
+    for run in runs:
         said = run.communicate()[0]
         assert run.returncode == 0, said
-        tables[engine[:4]] = json.loads(file.read_text())["sweep"]
-    greedy, drawn = zip(*tables.values(), strict=True)
+    greedy, drawn = zip(*(json.loads(file.read_text())["sweep"] for file in files), strict=True)
     assert greedy[0] == greedy[1], "greedy answers are the same"
     a, b = (row["pass@1"] for row in drawn)
     assert a["lo"] <= b["value"] <= a["hi"] and b["lo"] <= a["value"] <= b["hi"]
+
+
+def test_the_results_store_trains_and_scores_with_it(wide):
+    """The score after the last round, by the engine that trains, is the score of the last weights."""
+    tiny = (("mini_batch", 4), ("questions", 8), ("rounds", 2), ("warmup", 0))
+    engine = "vllm:kv_cache_memory_bytes=268435456"
+    run = Run(str(wide), "sept", 7, overrides=tiny, engine=engine)
+    way, last = (Score(run, "toy:dev:2", 1.0, 8, at=at, engine=engine) for at in (2, None))
+    compute([way, last], workers=1)
+    assert counts(way).equals(counts(last)) and counts(last)["n"].tolist() == [8] * 12
 
 
 def test_two_tensor_parallel_ranks(tmp_path):

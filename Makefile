@@ -26,7 +26,7 @@ BRIEF := tee -a $(LOG) | awk '/(Downloading|Using cached).*[0-9] [MG]B/ {print "
 FAIL  := { tail -n 15 $(LOG) >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures test lint slow-tests soak test-all test-vllm clean
+.PHONY: help setup figures test lint slow-tests soak test-all test-vllm bench clean
 
 help:  ## this text
 	@echo "usage: make TARGET [PROFILE=smoke|quick|laptop|gpu|paper] [PYTHON=python3.12]"
@@ -104,6 +104,15 @@ $(VLLM_STAMP): pyproject.toml constraints.txt | $(STAMP)
 
 test-vllm: $(VLLM_STAMP)  ## the vLLM engine for real, in an environment of its own with vLLM's CPU build
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VLLM_PY) -m pytest tests/test_vllm.py tests/test_distributed.py tests/test_faults.py -m vllm -s
+
+# Only compares: nothing of the package needs the peers. vLLM takes part where `make test-vllm` installed it.
+BENCH := $(VENV)/.peers
+$(BENCH): $(STAMP)
+	@$(PIP) --quiet -c constraints.txt -e ".[$(EXTRAS),peers]"
+	@touch $@
+
+bench: $(BENCH)  ## the benchmarks beside their peers, about 15 minutes on an idle machine (ARGS="--only sampling")
+	HF_HUB_OFFLINE=1 $(PY) bench/run.py $(ARGS)
 
 clean:  ## remove .venv, .venv-vllm, caches and scratch figures; keeps results/ and committed figures
 	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,34 +2,62 @@
 
     python bench/margins.py [--threads 2] [--vocabulary 151936] [--prefixes 256]
 
-Prints prefixes a second given logits (float32; slope, R2, KL, intercept, unweighted slope), and the two limits
-first: bytes read (two arrays of logits) over the measured copy bandwidth, and exponentials (two a token) over
-the measured exponentials a second, each at the same number of threads. Median of 5.
+Prefixes a second given logits (float32; slope, R2, KL, intercept) against the larger of two limits: bytes read
+(two arrays of logits) over the measured copy bandwidth, and exponentials (two a token) over the measured
+exponentials a second, each at the same number of threads. The three take turns, five times.
 """
 
 from __future__ import annotations
 
 import argparse
 import resource
-import statistics
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
+from harness import interleave
 
 from sept import margins
 
 
-def seconds(work: Callable[[], object], repeats: int = 5) -> float:
-    """Median wall-clock seconds of a call, after one to warm up."""
-    work()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+def measure(threads: int, vocabulary: int, prefixes: int) -> dict[str, Any]:
+    """ours and peer (the limit) in prefixes a second, ratio with quartiles, MiB beyond the logits."""
+    torch.manual_seed(0)
+    old = torch.randn(prefixes, vocabulary) * 3
+    new = old * 1.6 + torch.randn_like(old) * 0.3
+    target = torch.empty_like(old)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    margins.prefix_statistics(old, new, 0.6, order=False, threads=threads)
+    extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1024
+
+    def side_by_side(function: Callable[[torch.Tensor, torch.Tensor], object]) -> float:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(function, old.chunk(threads), target.chunk(threads)))
+        return prefixes
+
+    def exponentials(x: torch.Tensor, y: torch.Tensor) -> None:
+        for row, out in zip(x, y, strict=True):
+            torch.exp(row, out=out)
+
+    def ours() -> float:
+        margins.prefix_statistics(old, new, 0.6, order=False, threads=threads)
+        return prefixes
+
+    works = {
+        "ours": ours,
+        "copy": lambda: side_by_side(lambda x, y: y.copy_(x)),  # reads and writes what the measure reads
+        "exp": lambda: side_by_side(exponentials) / 2,
+    }
+    runs = interleave({name: (1, work) for name, work in works.items()}, 5)
+    speed = (runs["units"] / runs["wall"]).groupby([runs["contender"], runs["run"]]).first()
+    limit = min(("copy", "exp"), key=lambda name: speed[name].median())
+    share = speed["ours"] / speed[limit]
+    return dict(
+        ours=speed["ours"].median(), peer=speed[limit].median(), ratio=share.median(),
+        lo=share.quantile(0.25), hi=share.quantile(0.75), ours_as=f"ours/{threads}",
+        peer_as=f"{limit}/{threads}", runs=len(share), extra=extra,
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -38,31 +66,10 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=151_936)
     parser.add_argument("--prefixes", type=int, default=256)
     a = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    old = torch.randn(a.prefixes, a.vocabulary) * 3
-    new = old * 1.6 + torch.randn_like(old) * 0.3
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    took = seconds(lambda: margins.prefix_statistics(old, new, 0.6, order=False, threads=a.threads))
-    extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    target = torch.empty_like(old)
-
-    def side_by_side(function: Callable[[torch.Tensor, torch.Tensor], object]) -> None:
-        with ThreadPoolExecutor(a.threads) as pool:
-            list(pool.map(function, old.chunk(a.threads), target.chunk(a.threads)))
-
-    def exponentials(x: torch.Tensor, y: torch.Tensor) -> None:
-        for row, out in zip(x, y, strict=True):
-            torch.exp(row, out=out)
-
-    copy = seconds(lambda: side_by_side(lambda x, y: y.copy_(x)))
-    exp = seconds(lambda: side_by_side(exponentials))
-    by_copy, by_exp = copy, 2 * exp  # a copy reads and writes as many bytes as the measure reads
-    limit = max(by_copy, by_exp)
-    print(f"limits: copy {a.prefixes / by_copy:,.0f}, exponentials {a.prefixes / by_exp:,.0f} prefixes/s")
+    r = measure(a.threads, a.vocabulary, a.prefixes)
     print(
-        f"measured: {a.prefixes / took:,.0f} prefixes/s at V = {a.vocabulary:,} on {a.threads} threads, "
-        f"{limit / took:.0%} of the larger limit; {extra:,.0f} MiB beyond the logits"
+        f"{r['ours']:,.0f} prefixes/s at V = {a.vocabulary:,} on {a.threads} threads, {r['ratio']:.0%} of the "
+        f"limit ({r['peer_as']}, {r['peer']:,.0f}); {r['extra']:,.0f} MiB beyond the logits"
     )
 
 

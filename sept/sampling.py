@@ -11,7 +11,9 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+from bisect import bisect_right
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -103,8 +105,8 @@ def choose(logits: Tensor, uniform: Tensor, tau: float) -> tuple[Tensor, Tensor]
     if tau == 0:
         tokens = logits.argmax(-1)
     else:
-        cdf = log_p.double().exp_().cumsum_(-1)
-        reached = (cdf <= (uniform * cdf[:, -1])[:, None]).sum(-1)
+        cdf = log_p.double().exp_().cumsum(-1)  # not cumsum_, which takes 30 times as long
+        reached = torch.searchsorted(cdf, (uniform * cdf[:, -1])[:, None], right=True).squeeze(-1)
         tokens = reached.clamp_max_(logits.shape[-1] - 1)
     return tokens, log_p.gather(-1, tokens[:, None]).squeeze(-1)
 
@@ -325,7 +327,9 @@ class StaticEngine:
     """
 
     max_rows = 512
-    """Rows decoded side by side."""
+    """Rows decoded side by side by one thread."""
+    min_rows = 64
+    """Rows that are worth a thread of their own."""
 
     def __init__(self) -> None:
         self.version = -1
@@ -359,31 +363,36 @@ class StaticEngine:
         c, body = policy.model.config, policy.model.model
         self.heads, self.kv = c.num_attention_heads, c.num_key_value_heads
         self.dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-        self.eps, self.eos, self.context = c.rms_norm_eps, policy.eos_ids, policy.context
-        half = self.dim // 2
-        # Rotation pairs feature i with i + dim/2; side by side the pair is one complex number.
+        self.eps, self.eos, self.context = c.rms_norm_eps * c.hidden_size, policy.eos_ids, policy.context
+        half, root = self.dim // 2, c.hidden_size**0.5
+        # Rotation pairs feature i with i + dim/2; side by side the pair is one complex number. A last pair is
+        # not turned: 1 in queries, and in keys 0 or, where a slot of the cache is empty, minus infinity.
         pairs = torch.stack([torch.arange(half), torch.arange(half) + half], 1).flatten()
         angles = torch.outer(torch.arange(self.context).float(), body.rotary_emb.inv_freq.float())
-        self.rotation = torch.polar(torch.ones_like(angles), angles)  # [context, dim / 2]
+        angles = torch.nn.functional.pad(angles, (0, 1))
+        self.rotation = torch.polar(torch.ones_like(angles), angles)  # [context, dim / 2 + 1]
         self.embedding = body.embed_tokens.weight.detach().float().clone()
         self.layers = []
         for layer in body.layers:
             a, m = layer.self_attn, layer.mlp
             weights, biases = [], []
-            for proj, count, scale in (
-                (a.q_proj, self.heads, self.dim**-0.5),
-                (a.k_proj, self.kv, 1.0),
-                (a.v_proj, self.kv, None),
+            for proj, count, scale, last in (
+                (a.q_proj, self.heads, self.dim**-0.5, 1.0),
+                (a.k_proj, self.kv, 1.0, 0.0),
+                (a.v_proj, self.kv, None, 0.0),
             ):
                 w = proj.weight.detach().float().view(count, self.dim, -1)
                 b = proj.bias.detach().float() if proj.bias is not None else torch.zeros(w.shape[:2])
                 b = b.view(count, self.dim)
                 if scale is not None:
                     w, b = w[:, pairs] * scale, b[:, pairs] * scale
+                    w = torch.cat([w, torch.zeros_like(w[:, :2])], 1)
+                    b = torch.cat([b, torch.tensor([last, 0.0]).expand(count, 2)], 1)
                 weights.append(w.flatten(0, 1))
                 biases.append(b.flatten())
-            norm_in = layer.input_layernorm.weight.detach().float()
-            norm_mid = layer.post_attention_layernorm.weight.detach().float()
+            # A norm's weight, and the root that makes a mean square of a sum, go into what follows it.
+            norm_in = layer.input_layernorm.weight.detach().float() * root
+            norm_mid = layer.post_attention_layernorm.weight.detach().float() * root
             gate_up = torch.cat([m.gate_proj.weight, m.up_proj.weight]).detach().float() * norm_mid
             self.layers.append(
                 (
@@ -395,40 +404,44 @@ class StaticEngine:
                 )
             )
         head = policy.model.get_output_embeddings().weight[: policy.vocab].detach().float()
-        self.head = (head * body.norm.weight.detach().float()).t().contiguous()
+        self.head = (head * body.norm.weight.detach().float() * root).t().contiguous()
         self.version = policy.version
 
     def _normed(self, x: Tensor) -> Tensor:
-        return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt_()
+        return x * torch.linalg.vecdot(x, x).add_(self.eps).rsqrt_()[:, None]
 
-    def _forward(
-        self, ids: Tensor, start: int, rotation: Tensor, mask: Tensor, cache: list[tuple[Tensor, Tensor]]
-    ) -> Tensor:
-        """Logits of the last position. ids [B, S] occupy cache slots start .. start + S.
+    def _forward(self, ids: Tensor, start: int, rotation: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Logits behind the last of ids [B, S], which go to the cache's slots start .. start + S.
 
-        rotation [B, S, 1, dim / 2] complex; mask [B, 1, 1, S or 1, start + S], additive; cache per layer:
-        keys [B, kv, dim, L], values [B, kv, L, dim].
+        rotation [B or 1, S, 1, dim / 2 + 1] complex; keys [layers, B, kv, dim + 2, L] and values
+        [layers, B, kv, L, dim], L a multiple of 16.
         """
         B, S = ids.shape
-        end, groups, inner = start + S, self.heads // self.kv, self.heads * self.dim
-        x = self.embedding[ids]
-        for (qkv, bias, out, gate_up, down), (keys, values) in zip(self.layers, cache, strict=True):
-            y = torch.addmm(bias, self._normed(x).view(B * S, -1), qkv).view(B, S, -1, self.dim)
-            qk = y[:, :, : self.heads + self.kv].reshape(B, S, self.heads + self.kv, -1, 2)
-            qk = torch.view_as_real(torch.view_as_complex(qk) * rotation).flatten(-2)
-            keys[..., start:end] = qk[:, :, self.heads :].permute(0, 2, 3, 1)
-            values[:, :, start:end] = y[:, :, self.heads + self.kv :].transpose(1, 2)
-            q = qk[:, :, : self.heads].reshape(B, S, self.kv, groups, self.dim).permute(0, 2, 3, 1, 4)
-            scores = q.reshape(B, self.kv, groups * S, self.dim) @ keys[..., :end]
-            scores = (scores.view(B, self.kv, groups, S, end) + mask).softmax(-1)
-            mixed = scores.view(B, self.kv, groups * S, end) @ values[:, :, :end]
+        end, groups, wide = start + S, self.heads // self.kv, self.dim + 2
+        seen = -(-end // 16) * 16  # short rows and odd lengths are slow; the empty slots count for nothing
+        causal = torch.full((S, seen), -torch.inf).triu_(start + 1) if S > 1 else None
+        x = self.embedding[ids.flatten()]
+        for layer, (qkv, bias, out, gate_up, down) in enumerate(self.layers):
+            y = torch.addmm(bias, self._normed(x), qkv)
+            qk = y[:, : (self.heads + self.kv) * wide].view(B, S, -1, wide)
+            torch.view_as_complex(qk.unflatten(-1, (-1, 2))).mul_(rotation)
+            keys[layer, ..., start:end] = qk[:, :, self.heads :].permute(0, 2, 3, 1)
+            v = y[:, -self.kv * self.dim :].view(B, S, self.kv, self.dim)
+            values[layer, :, :, start:end] = v.transpose(1, 2)
+            if S > 1 and layer == len(self.layers) - 1:  # only the last position's output is asked for
+                qk, x, S, causal = qk[:, -1:], x.view(B, S, -1)[:, -1].contiguous(), 1, None
+            q = qk[:, :, : self.heads].unflatten(2, (self.kv, groups)).permute(0, 2, 3, 1, 4)
+            q = q.reshape(B * self.kv, groups * S, wide)
+            scores = q @ keys[layer, ..., :seen].flatten(0, 1)
+            if causal is not None:
+                scores.view(-1, S, seen).add_(causal)
+            mixed = scores.softmax(-1) @ values[layer, :, :, :seen].flatten(0, 1)
             mixed = mixed.view(B, self.kv, groups, S, self.dim).permute(0, 3, 1, 2, 4)
-            x = x + (mixed.reshape(B * S, inner) @ out).view(B, S, -1)
-            gate, up = (self._normed(x).view(B * S, -1) @ gate_up).chunk(2, -1)
-            x = x + ((torch.nn.functional.silu(gate) * up) @ down).view(B, S, -1)
-        return self._normed(x[:, -1]) @ self.head
+            x.addmm_(mixed.reshape(B * S, -1), out)
+            gate, up = (self._normed(x) @ gate_up).chunk(2, -1)
+            x.addmm_(torch.nn.functional.silu(gate, inplace=True).mul_(up), down)
+        return self._normed(x) @ self.head
 
-    @torch.inference_mode()
     def sample(
         self,
         prompts: Sequence[Sequence[int]],
@@ -446,15 +459,27 @@ class StaticEngine:
         noise = torch.from_numpy(uniforms(keys, n, max_new_tokens, seed, draw))
         tokens = torch.zeros(len(prompts) * n, max_new_tokens, dtype=torch.long)
         log_probs = torch.zeros(len(prompts) * n, max_new_tokens)
-        # Prompts of one length stand together: little padding, whatever order they came in.
+        # Prompts of one length stand together: few empty slots, whatever order they came in.
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-        per_batch = max(1, self.max_rows // n)
-        for first in range(0, len(order), per_batch):
-            chosen = order[first : first + per_batch]
-            rows = torch.tensor([i * n + s for i in chosen for s in range(n)])
-            self._decode([prompts[i] for i in chosen], n, tau, noise, rows, tokens, log_probs, logits)
+        threads = torch.get_num_threads()
+        share = max(self.min_rows, min(self.max_rows, -(-len(tokens) // threads)))
+        size = max(1, share // n)
+        blocks = [order[first : first + size] for first in range(0, len(order), size)]
+
+        def decode(block: list[int]) -> None:
+            rows = torch.tensor([i * n + s for i in block for s in range(n)])
+            self._decode([prompts[i] for i in block], n, tau, noise, rows, tokens, log_probs, logits)
+
+        # Threads take blocks of rows, not parts of operations: these are too small to be split.
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(decode, blocks) if threads > 1 < len(blocks) else map(decode, blocks))
+        finally:
+            torch.set_num_threads(threads)
         return _collect(prompts, n, tokens, log_probs, self.eos, tau, self.version)
 
+    @torch.inference_mode()
     def _decode(
         self,
         prompts: list[Sequence[int]],
@@ -466,52 +491,50 @@ class StaticEngine:
         log_probs: Tensor,
         kept: Tensor | None,
     ) -> None:
-        """Fill tokens[rows] and log_probs[rows] for a batch of prompts of n samples each."""
-        width, limit = max(map(len, prompts)), tokens.shape[1]
-        B, L = len(prompts), width + limit
-        ids = torch.zeros(B, width, dtype=torch.long)
-        pad = torch.tensor([width - len(p) for p in prompts])
-        for i, prompt in enumerate(prompts):
-            ids[i, pad[i] :] = torch.tensor(prompt)
-        # Left padding: position = slot - pad, and padded slots are masked as keys.
-        hidden = torch.where(torch.arange(width) < pad[:, None], -torch.inf, 0.0)
-        causal = torch.full((width, width), -torch.inf).triu(1)
-        mask = (hidden[:, None, :] + causal).clamp_min(torch.finfo(torch.float32).min)
-        slots = (torch.arange(width) - pad[:, None]).clamp_min(0)
-        cache = [
-            (torch.zeros(B, self.kv, self.dim, width), torch.zeros(B, self.kv, width, self.dim))
-            for _ in self.layers
-        ]
-        logits = self._forward(ids, 0, self.rotation[slots][:, :, None], mask[:, None, None], cache)
-        # One prefill serves all n samples of a question; then the cache gets room for the answers.
-        logits, pad = logits.repeat_interleave(n, 0), pad.repeat_interleave(n)
-        grown = []
-        for keys, values in cache:
-            k = torch.zeros(B * n, self.kv, self.dim, L)
-            v = torch.zeros(B * n, self.kv, L, self.dim)
-            k[..., :width] = keys.repeat_interleave(n, 0)
-            v[:, :, :width] = values.repeat_interleave(n, 0)
-            grown.append((k, v))
-        cache = grown
-        mask = torch.zeros(B * n, 1, 1, 1, L)
-        mask[..., :width] = hidden.repeat_interleave(n, 0)[:, None, None, None]
-        eos = torch.tensor(list(self.eos))
-        alive = torch.ones(B * n, dtype=torch.bool)
-        for t in range(limit):
-            token, log_p = choose(logits, noise[rows, t], tau)
-            tokens[rows, t] = token
-            log_probs[rows, t] = log_p
+        """Fill tokens[rows] and log_probs[rows] for a block of prompts, shortest first, n samples each."""
+        lengths, limit = [len(p) for p in prompts], tokens.shape[1]
+        width, shape = lengths[-1], (len(self.layers), len(rows), self.kv)
+        L = -(-(width + limit) // 16) * 16
+        keys, values = torch.zeros(*shape, self.dim + 2, L), torch.zeros(*shape, L, self.dim)
+        keys[..., self.dim, :] = -torch.inf  # empty slots
+        # All answers start at slot `width`: shorter prompts leave the first slots empty. One prefill, in the
+        # place of its first sample, serves all n samples of a question.
+        by_question = [t.unflatten(1, (len(prompts), n)) for t in (keys, values)]
+        parts, first = [], 0
+        while first < len(prompts):
+            S = lengths[first]
+            last = min(bisect_right(lengths, S), first + max(1, 2 * self.max_rows // S))
+            own = [t[:, first:last, 0] for t in by_question]
+            ids = torch.tensor(prompts[first:last])
+            parts.append(self._forward(ids, width - S, self.rotation[None, :S, None], *own))
+            first = last
+        if n > 1:
+            k, v = by_question
+            k[:, :, 1:, ..., :width] = k[:, :, :1, ..., :width]
+            v[:, :, 1:, :, :width] = v[:, :, :1, :, :width]
+        z, offset = (t.repeat_interleave(n, 0) for t in (torch.cat(parts), width - torch.tensor(lengths)))
+        going = torch.ones(self.head.shape[1], dtype=torch.bool)
+        going[[e for e in self.eos if e < len(going)]] = False
+        alive = torch.ones(len(rows), dtype=torch.bool)
+        for slot in range(width, width + limit):
+            token, log_p = choose(z, noise[rows, slot - width], tau)
+            tokens[rows, slot - width], log_probs[rows, slot - width] = token, log_p
             if kept is not None:
-                kept[rows, t] = logits
-            alive &= ~torch.isin(token, eos)
+                kept[rows, slot - width] = z
+            alive &= going[token]
             left = int(alive.sum())
-            if left == 0 or t == limit - 1:
+            if left == 0 or slot == width + limit - 1:
                 return
-            if left <= 0.75 * len(rows):  # drop finished rows, so that stragglers do not hold the rest
-                keep = alive.nonzero().squeeze(1)
-                rows, pad, token, mask = rows[keep], pad[keep], token[keep], mask[keep]
-                cache = [(k[keep], v[keep]) for k, v in cache]
-                alive = torch.ones(left, dtype=torch.bool)
-            slot = width + t
-            rotation = self.rotation[slot - pad][:, None, None]
-            logits = self._forward(token[:, None], slot, rotation, mask[..., : slot + 1], cache)
+            if left <= 0.9 * len(rows):
+                # Drop finished rows, so that stragglers hold nobody: the last rows move to their places.
+                to, of = (~alive[:left]).nonzero().squeeze(1), alive[left:].nonzero().squeeze(1) + left
+                for t in (rows, offset, token):
+                    t[to] = t[of]
+                keys[:, to, ..., :slot] = keys[:, of, ..., :slot]
+                values[:, to, :, :slot] = values[:, of, :, :slot]
+                keys, values = keys[:, :left], values[:, :left]
+                rows, offset, token, alive = (t[:left] for t in (rows, offset, token, alive))
+                alive.fill_(True)
+            z = self._forward(
+                token[:, None], slot, self.rotation[slot - offset][:, None, None], keys, values
+            )

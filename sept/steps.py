@@ -98,6 +98,7 @@ def take_steps(
     sums = dict.fromkeys(("nll", "entropy", "tokens", "sampler_gap", "gap_tokens"), 0.0)
     largest_gap, step_losses, norms = 0.0, [], []
     batches = list(range(0, len(rollouts), size)) * config.mu
+    totals = [len(p) + n for p, n in zip(rollouts.prompts, rollouts.lengths.tolist(), strict=True)]
     # The first step at a learning rate above 0: warm-up begins with a round at 0.
     telling = len(batches) if config.warmup else 0
     changed: float | None = None
@@ -139,8 +140,10 @@ def take_steps(
     for batch_number, first in enumerate(batches):
         step_rows = range(first, min(first + size, len(rollouts)))
         step_tokens = int(rollouts.lengths[step_rows.start : step_rows.stop].sum())
-        most = part_size(config, len(step_rows), ranks.world)
-        parts = [list(step_rows[i : i + most]) for i in range(0, len(step_rows), most)]
+        most, ordered = part_size(config, len(step_rows), ranks.world), list(step_rows)
+        if config.loss_normalisation != "microbatch-token":
+            ordered.sort(key=totals.__getitem__)  # rows of like length together: less padding
+        parts = [ordered[i : i + most] for i in range(0, len(ordered), most)]
         shares = config.loss_normalisation, step_tokens, len(step_rows), len(parts)
         own = parts[ranks.rank :: ranks.world]
         turns = math.ceil(len(parts) / ranks.world)
@@ -197,7 +200,8 @@ def part_size(config: Config, rows: int, world: int) -> int:
     """Most sequences of a micro-batch, of a step's `rows`, where `world` ranks are to have work."""
     if config.loss_normalisation == "microbatch-token":  # a loss that depends on what is in one
         return config.micro_batch
-    return min(config.micro_batch, math.ceil(rows / world))
+    most = min(config.micro_batch, math.ceil(rows / world))
+    return min(most, max(16, most // 2)) if world == 1 else most  # half a batch of like lengths pads less
 
 
 def _large_head(config: Config, policy: Policy, rollouts: Rollouts) -> torch.nn.Linear | None:

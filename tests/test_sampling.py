@@ -221,3 +221,50 @@ def test_bad_requests_get_one_line(qwen):
         with pytest.raises(SeptError, match=word) as error:
             engine.sample(*arguments)
         assert "\n" not in str(error.value)
+
+
+# --- the static engine's bookkeeping: rows that move, prompts shared by samples, threads ----------------
+
+
+@pytest.mark.parametrize("kv", [1, 2])
+def test_rows_that_take_a_finished_rows_place_stay_themselves(kv):
+    policy = random_policy(seed=6, kv=kv)
+    policy.model.generation_config.eos_token_id = [
+        2,
+        *range(40, 70),
+    ]  # a tenth of the vocabulary: short answers
+    engine = engine_of(StaticEngine, policy)
+    rollouts = engine.sample(PROMPTS, KEYS, 16, 1.0, 24, seed=3)
+    assert len(rollouts.lengths.unique()) > 12, "rows must finish all the time for this to see anything"
+    batch = make_batch(rollouts.prompts, rollouts.tokens, rollouts.lengths)
+    with torch.no_grad():
+        logits = response_logits(policy.model, batch)
+    expected = token_log_probs(logits, batch.tokens, 1.0)
+    gap = (expected - rollouts.log_probs[:, : expected.shape[1]]).abs() * batch.mask
+    assert gap.max() <= 1e-4
+    other = engine_of(TransformersEngine, policy).sample(PROMPTS, KEYS, 16, 1.0, 24, seed=3)
+    width = min(rollouts.tokens.shape[1], other.tokens.shape[1])
+    assert torch.equal(rollouts.tokens[:, :width], other.tokens[:, :width])
+
+
+def test_threads_and_block_sizes_change_no_token(qwen):
+    engine = engine_of(StaticEngine, qwen)
+    whole = engine.sample(PROMPTS, KEYS, 8, 1.0, 20, seed=7)
+    engine.min_rows = engine.max_rows = 8
+    torch.set_num_threads(2)
+    parts = engine.sample(PROMPTS, KEYS, 8, 1.0, 20, seed=7)
+    assert torch.get_num_threads() == 2, "the caller's threads are left as they were"
+    assert torch.equal(whole.tokens, parts.tokens)
+    assert torch.allclose(whole.log_probs, parts.log_probs, atol=1e-5)
+
+
+def test_a_token_is_the_first_whose_running_sum_exceeds_its_uniform():
+    torch.manual_seed(0)
+    z, u = torch.randn(500, 320) * 3, torch.rand(500, dtype=torch.float64)
+    u[:2] = torch.tensor([0.0, 1 - 2.0**-53])
+    cdf = torch.log_softmax(z / 0.6, -1).double().exp().cumsum(-1)
+    expected = (cdf <= (u * cdf[:, -1])[:, None]).sum(-1).clamp_max(319)
+    assert torch.equal(choose(z, u, 0.6)[0], expected)
+    never = torch.tensor([[-torch.inf, 0.0, 0.0]])
+    for uniform, token in ((0.0, 1), (0.5, 2)):
+        assert choose(never, torch.tensor([uniform], dtype=torch.float64), 1.0)[0].item() == token

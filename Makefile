@@ -26,7 +26,7 @@ BRIEF := tee -a $(LOG) | awk '/(Downloading|Using cached).*[0-9] [MG]B/ {print "
 FAIL  := { tail -n 15 $(LOG) >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures test lint slow-tests test-all test-vllm clean
+.PHONY: help setup figures gallery test lint slow-tests test-all test-vllm clean
 
 help:  ## this text
 	@echo "usage: make TARGET [PROFILE=smoke|quick|laptop|gpu|paper] [PYTHON=python3.12]"
@@ -61,6 +61,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 figures: $(STAMP)  ## run the experiments of PROFILE and draw every figure
 	$(PY) -m sept figures --profile $(PROFILE)
+
+# The extra is small and for readers only, so it comes when it is first asked for.
+gallery: $(STAMP)  ## a static site of every notebook, figure, claim and docstring, in site/
+	@$(PY) -c 'import latex2mathml, ziamath' 2>/dev/null || $(PIP) --quiet -c constraints.txt -e ".[docs]"
+	$(PY) docs/gallery.py --figures figures/$(if $(filter quick,$(PROFILE)),laptop,$(PROFILE)) --out site
 
 test: $(STAMP)  ## the fast tests, on CPU, without network
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not gpu and not vllm and not download" -n auto

@@ -227,7 +227,7 @@ class Site:
         if re.match(r"[a-z]+:|#", target):
             return target
         name, hash_, anchor = target.partition("#")
-        path = Path(os.path.normpath((source.parent / name)))
+        path = Path(os.path.normpath(source.parent / name))
         if not path.exists() or not path.is_relative_to(ROOT):
             raise SystemExit(
                 f"gallery: {source.relative_to(ROOT)} links to {target!r}, which does not exist"
@@ -403,16 +403,18 @@ class Site:
             rule += ", a rule written before any number was seen" if row["rule_first"] else ""
             rows.append(
                 f"<tr><td>{esc(row['text'])}<br><span class=quiet>{esc(rule)}</span></td>"
-                f"<td>{published}<br><span class=quiet>{esc(row['source'])}</span></td><td class=line>{value}</td>"
+                f"<td>{published}<br><span class=quiet>{esc(row['source'])}</span></td>"
+                f"<td class=line>{value}</td>"
                 f'<td class="verdict {style.get(row["verdict"], "undecided")}">{esc(row["verdict"])}</td>'
                 f'<td><a href="{row["notebook"]}.html">{row["notebook"][:3].rstrip("_")}</a></td></tr>'
             )
         told = ", ".join(f"{n} {verdict if n == 1 else plural(verdict)}" for verdict, n in count.items())
         body = (
-            f"<h1>The paper's claims</h1><p class=lead>{len(rows)} claims, each with a rule that turns an interval "
-            f"into a verdict: {told}.</p><p>Published numbers are the paper's, on Qwen2.5-Math-7B unless the source "
-            "says otherwise; measured ones are of the embedded base with 95% intervals, in points of a score unless "
-            "the statistic says otherwise. They are compared in sign and shape, not in size.</p>"
+            f"<h1>The paper's claims</h1><p class=lead>{len(rows)} claims, each with a rule that turns an "
+            f"interval into a verdict: {told}.</p><p>Published numbers are the paper's, on Qwen2.5-Math-7B "
+            "unless the source says otherwise; measured ones are of the embedded base with 95% intervals, in "
+            "points of a score unless the statistic says otherwise. They are compared in sign and shape, not "
+            "in size.</p>"
             '<div class="scroll numbers claims" tabindex="0"><table><thead><tr><th>claim</th><th>published</th>'
             "<th>measured</th><th>verdict</th><th>notebook</th></tr></thead><tbody>"
             + "".join(rows)
@@ -470,17 +472,16 @@ class Site:
             name, told = path.stem.strip("_"), ast.get_docstring(tree) or ""
             title = f"sept.{path.stem}" if path.stem != "__init__" else "sept"
             body = [f"<h1><code>{title}</code></h1>", text.html(told), *members(tree, text)]
-            body.append(
-                f"<details><summary>Source of sept/{path.name}</summary>{code_block(path.read_text())}</details>"
-            )
+            source = code_block(path.read_text())
+            body.append(f"<details><summary>Source of sept/{path.name}</summary>{source}</details>")
             pages.append(Page(f"api-{name}", title, "\n".join(body), "api"))
             first = esc(told.split("\n\n")[0].replace("\n", " "))
             rows.append(
                 f'<tr><td><a href="api-{name}.html"><code>{title}</code></a></td><td>{first}</td></tr>'
             )
         body = (
-            "<h1>Reference</h1><p class=lead>Every public function and class, from its docstring. Reading order is "
-            "not alphabetical: begin with <a href='api-loop.html'>sept.loop</a> beside Algorithm 1 of the paper.</p>"
+            "<h1>Reference</h1><p class=lead>Every public function and class, from its docstring. Begin with "
+            '<a href="api-loop.html">sept.loop</a> beside Algorithm 1 of the paper.</p>'
             f'<div class="scroll" tabindex="0"><table><tbody>{"".join(rows)}</tbody></table></div>'
         )
         return [Page("api", "Reference", body, "api"), *pages]
@@ -505,14 +506,14 @@ class Site:
                 f"<p>{page.question}</p><p class=quiet>{esc(extra)}</p></div></li>"
             )
         body = (
-            "<h1>sept: a language model improves on nothing but its own answers</h1><p class=lead>SePT draws answers "
-            "from the current model at a low temperature, fine-tunes it on them as if they were right, and repeats. "
-            "No reward, no verifier, no labels. Here it is measured on a model that fits a laptop, claim by claim "
-            "beside the paper's numbers.</p>"
+            "<h1>sept: a language model improves on nothing but its own answers</h1><p class=lead>SePT draws "
+            "answers from the current model at a low temperature, fine-tunes it on them as if they were right, "
+            "and repeats. No reward, no verifier, no labels. Here it is measured on a model that fits a "
+            "laptop, claim by claim beside the paper's numbers.</p>"
             f"{self.figure('figure_1c')}"
-            f'<p>Of the paper\'s claims, {esc(verdicts)}: <a href="claims.html">all of them with their rules</a>. '
-            'The numbers of this page are of the embedded base H, not of a 7 B model; <a href="readme.html">the '
-            "README</a> says how to run it.</p>"
+            f'<p>Of the paper\'s claims, {esc(verdicts)}: <a href="claims.html">all with their rules</a>'
+            ". Measured is the embedded base H, not a 7 B model; "
+            '<a href="readme.html">the README</a> says how to run it.</p>'
             f'<h2 id="notebooks">Notebooks</h2><ul class=cards>{"".join(cards)}</ul>'
             + self.provenance({"profile": self.profile, "site built from": commit_of(ROOT) or "unknown"})
         )
@@ -620,7 +621,8 @@ def function(node: ast.FunctionDef, text: Text, level: str, owner: str = "") -> 
     signature = coloured(f"{node.name}({arguments}){returns}", "python")
     told = text.html(ast.get_docstring(node) or "")
     name = f"{owner}{node.name}"
-    return f'<{level} id="{name}"><code>{name}</code></{level}><code class="sig" tabindex="0">{signature}</code>{told}'
+    head = f'<{level} id="{name}"><code>{name}</code></{level}>'
+    return f'{head}<code class="sig" tabindex="0">{signature}</code>{told}'
 
 
 def fields(body: list[ast.stmt], text: Text) -> Iterable[str]:

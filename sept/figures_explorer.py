@@ -104,7 +104,7 @@ def _margins(table: pd.DataFrame) -> tuple[Array, Array]:
 
 
 def figure_explorer(table: pd.DataFrame) -> Figure:
-    """Probabilities of a prefix's likeliest tokens, untrained, as sampled and as trained; its margins, old and new.
+    """A prefix's likeliest tokens, untrained, as sampled and as trained; beside them its margins, old and new.
 
     Columns: as `explored` makes them.
     """

@@ -187,7 +187,8 @@ LOOK = """() => {
   const walker = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT);
   let text = '';
   while (walker.nextNode()) {
-    if (!walker.currentNode.parentElement.closest('pre, code, script, style, math')) text += walker.currentNode.data;
+    const node = walker.currentNode;
+    if (!node.parentElement.closest('pre, code, script, style, math')) text += node.data;
   }
   document.querySelectorAll('img').forEach((i) => { i.loading = 'eager'; });
   return { wide, text, sideways: document.documentElement.scrollWidth > innerWidth };

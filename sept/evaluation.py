@@ -113,11 +113,14 @@ def examine(problems: ProblemSet, policy: Policy) -> dict[str, Any]:
     set's own grader does not accept as an answer to their problem: nobody could get those right.
     """
     items = problems.items or tuple(problems.batch(0, 64, 0))
-    prompts, unknown = [policy.encode(p.prompt) for p in items], policy.tokenizer.unk_token_id
+    prompts = [policy.encode(p.prompt) for p in items]
     answers = [f"#{p.answer}" if problems.world == "toy" else f"\\boxed{{{p.answer}}}" for p in items]
     graded = grade_all(answers, [True] * len(items), items, problems.world)
+    shown = [policy.shown(p.prompt).casefold() for p in items]  # a tokenizer may drop what it does not know
     strange = [
-        p.id for p, ids in zip(items, prompts, strict=True) if unknown is not None and unknown in ids
+        p.id
+        for p, s in zip(items, shown, strict=True)
+        if set("".join(p.prompt.casefold().split())) - set(s)
     ]
     hopeless = [p.id for p, right in zip(items, graded, strict=True) if not right]
     wrong = []

@@ -8,13 +8,16 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 import typer
+from conftest import random_policy
 
 from sept import cli, evaluation, loop, objectives
-from sept.config import PRESETS
+from sept.config import PRESETS, preset
 from sept.evaluation import examine
 from sept.policy import load_policy
 from sept.problems import Problem, ProblemSet, load_problems
+from sept.sampling import StaticEngine
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDES = sorted((ROOT / "docs").glob("*.md")) + [ROOT / "CONTRIBUTING.md"]
@@ -130,6 +133,54 @@ def test_every_link_of_the_guides_leads_somewhere():
     for path in GUIDES:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+class Forgetful(StaticEngine):
+    """Says that it was refreshed and keeps its old weights."""
+
+    def refresh(self, policy):
+        if self.version < 0:
+            super().refresh(policy)
+        self.version = policy.version
+
+
+@pytest.mark.slow
+def test_traps_are_as_large_as_printed(tmp_path):
+    """Measures the numbers of docs/traps.md that no notebook records."""
+    text = (ROOT / "docs" / "traps.md").read_text()
+    printed = {k: float(v) for k, v in re.findall(r"<!--traps:(.+?)-->([0-9.e-]+[0-9])", text)}
+    questions, found = load_problems("toy:train"), {}
+
+    short = preset("sept", rounds=2, warmup=0, margins_every=0)
+    rows = loop.train(short, load_policy("H"), questions, tmp_path / "fresh")
+    found["fresh"] = rows[1]["sampler_gap"]
+    policy, engine = load_policy("H"), Forgetful()
+    engine.refresh(policy)
+    with pytest.raises(loop.StaleSamplerError) as stop:
+        loop.train(short, policy, questions, tmp_path / "stale", sampler=engine)
+    found["stale"] = float(re.search(r"differ by (\S+) nats", str(stop.value))[1])
+
+    small = preset("sept", rounds=2, warmup=1, lr=1e-7, questions=64, margins_every=0)
+    for dtype in (torch.bfloat16, torch.float32):
+        name = f"changed {str(dtype)[6:]}"
+        rows = loop.train(small, load_policy("H", dtype), questions, tmp_path / name)
+        found[name] = rows[1]["changed"]
+
+    policy = random_policy()
+    with torch.no_grad():
+        logits = policy.model(torch.tensor([policy.encode("w3 w7 w9")])).logits[0, -1]
+    found["behind 50"] = float(torch.softmax(logits, -1).sort(descending=True).values[50:].sum())
+    engine = StaticEngine()
+    engine.refresh(policy)
+    prompts, names = [policy.encode(f"w{i} w{i + 3}") for i in range(64)], [str(i) for i in range(64)]
+    drawn = engine.sample(prompts, names, 4, 1.0, 48, seed=0)
+    last = drawn.tokens[torch.arange(len(drawn)), drawn.lengths - 1][drawn.finished]
+    found["own end"] = float((last == policy.tokenizer.eos_token_id).float().mean())
+
+    print(found)
+    assert printed.keys() == found.keys()
+    for name, value in found.items():
+        assert printed[name] == pytest.approx(value, rel=0.25), (name, value)
 
 
 # ------------------------------------------------------------------------------------- sept doctor FILE

@@ -26,7 +26,7 @@ BRIEF := tee -a $(LOG) | awk '/(Downloading|Using cached).*[0-9] [MG]B/ {print "
 FAIL  := { tail -n 15 $(LOG) >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures test lint slow-tests soak test-all test-vllm bench clean
+.PHONY: help setup figures gallery test lint slow-tests soak test-all test-vllm bench clean
 
 help:  ## this text
 	@echo "usage: make TARGET [PROFILE=smoke|quick|laptop|gpu|paper] [PYTHON=python3.12]"
@@ -62,6 +62,11 @@ $(STAMP): pyproject.toml constraints.txt
 figures: $(STAMP)  ## run the experiments of PROFILE and draw every figure
 	$(PY) -m sept figures --profile $(PROFILE)
 
+# The extra is small and for readers only, so it comes when it is first asked for.
+gallery: $(STAMP)  ## a static site of every notebook, figure, claim and docstring, in site/
+	@$(PY) -c 'import latex2mathml, ziamath' 2>/dev/null || $(PIP) --quiet -c constraints.txt -e ".[docs]"
+	$(PY) docs/gallery.py --figures figures/$(if $(filter quick,$(PROFILE)),laptop,$(PROFILE)) --out site
+
 test: $(STAMP)  ## the fast tests, on CPU, without network
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not soak and not gpu and not vllm and not download" -n auto
 
@@ -78,7 +83,8 @@ soak: $(STAMP)  ## random kills, long fuzzing and ten minutes of runs in a loop:
 	@$(PIP) --quiet -c constraints.txt -e ".[soak]"
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_soak.py -m soak -s
 
-test-all: slow-tests  ## lint, all CPU tests and every notebook in the smoke profile
+# vLLM's CPU build is made for x86-64 Linux; elsewhere its tests are left out.
+test-all: slow-tests $(if $(filter Linux_x86_64,$(shell uname -sm | tr ' ' _)),test-vllm)  ## lint, all CPU tests, every notebook in the smoke profile, vLLM
 
 # vLLM's CPU build is a package of its own under the same module name, so it lives apart. It asks for
 # torch builds that an ordinary index lacks, so its other needs are read from its metadata.

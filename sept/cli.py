@@ -690,8 +690,26 @@ def status(json_: Json = None) -> None:
 
 
 @app.command()
-def doctor(json_: Json = None) -> None:
-    """What this installation can do: versions, device, threads, shipped bases, a self-check."""
+def doctor(
+    problems: Annotated[
+        str | None, typer.Argument(help="A problem set or file to look at instead.")
+    ] = None,
+    model: Model = None,
+    json_: Json = None,
+) -> None:
+    """What this installation can do (versions, device, shipped bases, a self-check), or what a file holds."""
+    if problems is not None:
+        from .evaluation import examine
+        from .policy import load_policy
+        from .problems import load_problems
+
+        _set_up(1, json_)
+        problem_set = load_problems(problems)
+        looked = examine(problem_set, load_policy(model or "H"))
+        wrong = "; ".join(looked["wrong"]) or "nothing found"
+        print("\n".join(f"{name:<10}{value}" for name, value in {**looked, "wrong": wrong}.items()))
+        _write(json_, looked)
+        sys.exit(1 if looked["wrong"] else 0)
     import torch
 
     from .policy import BASES, load_policy

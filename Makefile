@@ -63,8 +63,12 @@ figures: $(STAMP)  ## run the experiments of PROFILE and draw every figure
 	$(PY) -m sept figures --profile $(PROFILE)
 
 # The extra is small and for readers only, so it comes when it is first asked for.
-gallery: $(STAMP)  ## a static site of every notebook, figure, claim and docstring, in site/
-	@$(PY) -c 'import latex2mathml, ziamath' 2>/dev/null || $(PIP) --quiet -c constraints.txt -e ".[docs]"
+DOCS := $(VENV)/.docs
+$(DOCS): $(STAMP)
+	@$(PIP) --quiet -c constraints.txt -e ".[$(EXTRAS),docs]"
+	@touch $@
+
+gallery: $(DOCS)  ## a static site of every notebook, figure, claim and docstring, in site/
 	$(PY) docs/gallery.py --figures figures/$(if $(filter quick,$(PROFILE)),laptop,$(PROFILE)) --out site
 
 test: $(STAMP)  ## the fast tests, on CPU, without network
@@ -75,7 +79,7 @@ lint: $(STAMP)  ## ruff and mypy
 	$(PY) -m mypy sept
 
 # The fast tests come first, so a plain failure shows within minutes. The smoke notebooks are slow tests.
-slow-tests: lint test
+slow-tests: $(DOCS) lint test
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -m "slow and not soak and not gpu and not vllm and not download" --timeout 1800
 	@echo "every test passed, and every notebook in the smoke profile"
 

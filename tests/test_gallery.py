@@ -182,7 +182,7 @@ def test_makefile_and_gitignore_know_the_gallery():
 LOOK = """() => {
   const wide = [...document.querySelectorAll('body *')].filter((e) => {
     const box = e.getBoundingClientRect();
-    return box.right > innerWidth + 1 && box.width && !e.closest('.scroll, pre, .sig, .formula, .skip, #found');
+    return box.right > innerWidth + 1 && box.width && !e.closest('.scroll, pre, .sig, .formula, .skip, .tile, #found');
   }).map((e) => e.outerHTML.slice(0, 80));
   const walker = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT);
   let text = '';

@@ -86,7 +86,9 @@ def test_the_notebooks_sliders_in_a_kernel(tmp_path):
     tagged.source = f"profile, out_dir = 'smoke', {str(tmp_path)!r}"
     move = "model_tab.sliders['tau_s'].value = 0.3; print(model_tab.line.value)"
     notebook.cells.append(nbformat.v4.new_code_cell(f"print(model_tab.line.value); {move}"))
-    nbclient.NotebookClient(notebook, kernel_name="python3", cwd=str(ROOT)).execute()
+    nbclient.NotebookClient(
+        notebook, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
+    ).execute()
     before, after = "".join(o.text for o in notebook.cells[-1].outputs).splitlines()
     assert "<b>1.67</b>" in before and "<b>3.33</b>" in after
     shown = [o for c in notebook.cells for o in c.get("outputs", []) if "data" in o]

@@ -182,7 +182,8 @@ def test_makefile_and_gitignore_know_the_gallery():
 LOOK = """() => {
   const wide = [...document.querySelectorAll('body *')].filter((e) => {
     const box = e.getBoundingClientRect();
-    return box.right > innerWidth + 1 && box.width && !e.closest('.scroll, pre, .sig, .formula, .skip, .tile, #found');
+    const inside = e.closest('.scroll, pre, .sig, .formula, .skip, .tile, #found');  // what scrolls or is cut
+    return box.right > innerWidth + 1 && box.width && !inside;
   }).map((e) => e.outerHTML.slice(0, 80));
   const walker = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT);
   let text = '';

@@ -245,7 +245,8 @@ def test_search_and_keyboard(browser, site):
     page.keyboard.press("/")
     page.keyboard.type("stale sampler")
     hits = page.locator("#found a")
-    assert hits.count() >= 2
+    assert hits.count() >= 2 and "stale" in hits.first.inner_text().lower()
+    assert {m.lower() for m in page.locator("#found mark").all_inner_texts()} == {"stale"}
     page.keyboard.press("Tab")
     with page.expect_navigation():
         page.keyboard.press("Enter")

@@ -86,8 +86,10 @@ def test_the_notebooks_sliders_in_a_kernel(tmp_path):
     tagged.source = f"profile, out_dir = 'smoke', {str(tmp_path)!r}"
     move = "model_tab.sliders['tau_s'].value = 0.3; print(model_tab.line.value)"
     notebook.cells.append(nbformat.v4.new_code_cell(f"print(model_tab.line.value); {move}"))
-    nbclient.NotebookClient(notebook, kernel_name="python3", cwd=str(ROOT)).execute()
-    before, after = notebook.cells[-1].outputs[0].text.splitlines()
+    nbclient.NotebookClient(
+        notebook, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
+    ).execute()
+    before, after = "".join(o.text for o in notebook.cells[-1].outputs).splitlines()
     assert "<b>1.67</b>" in before and "<b>3.33</b>" in after
     shown = [o for c in notebook.cells for o in c.get("outputs", []) if "data" in o]
     assert any("application/vnd.jupyter.widget-view+json" in o.data for o in shown)
@@ -134,10 +136,11 @@ def test_dragging_a_slider_in_jupyterlab(tmp_path):
             page = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"]).new_page()
             page.goto(f"{address}/lab/tree/explorer.ipynb?reset", timeout=120_000)
             page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
+            page.get_by_text("| Idle").wait_for(timeout=120_000)  # cells run before that are forgotten
             page.get_by_role("menuitem", name="Run", exact=True).click()
             page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
             handle = page.locator(".widget-slider .noUi-handle").first
-            handle.wait_for(timeout=150_000)
+            handle.wait_for(state="attached", timeout=150_000)
             handle.scroll_into_view_if_needed()
             before = page.evaluate(JUPYTER)
             assert "1.67" in before

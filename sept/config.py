@@ -6,7 +6,9 @@ import dataclasses
 import hashlib
 import json
 import logging
-import math
+import os
+import re
+import sys
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -29,7 +31,20 @@ class TrainingError(RuntimeError):
 @cache
 def notice(line: str) -> None:
     """Tell the user something that is no mistake, on standard error, once per process."""
-    logging.getLogger("sept").warning(line)
+    logging.getLogger("sept").warning(without_secrets(" ".join(line.split())))
+
+
+def is_secret(name: str) -> bool:
+    """Whether an environment variable or setting of this name holds what nobody may see, such as HF_TOKEN."""
+    return re.search(r"(TOKEN|KEY|SECRET|PASSWORD|CREDENTIALS?)$", name.upper()) is not None
+
+
+def without_secrets(text: str) -> str:
+    """`text` with the values of secret environment variables taken out: for whatever others said."""
+    for name, value in os.environ.items():
+        if len(value) >= 8 and is_secret(name):
+            text = text.replace(value, f"({name})")
+    return text
 
 
 def shipped_text(name: str) -> str:
@@ -145,9 +160,10 @@ class Config:
             ("tau_s_schedule", SCHEDULES),
             ("lr_schedule", ("constant", "cosine")),
             ("sharding", SHARDINGS),
-            ("append_eos", (False, True)),
         ):
-            need(getattr(self, field) in choices, field, f"choose one of {', '.join(map(str, choices))}")
+            need(getattr(self, field) in choices, field, f"choose one of {', '.join(choices)}")
+        for field in ("append_eos", "gradient_checkpointing"):
+            need(isinstance(getattr(self, field), bool), field, "must be true or false")
         for field in ("tau_s", "tau_s_end", "lr", "eps"):
             value = getattr(self, field)
             need(_number(value) and value > 0, field, "must be a finite number above 0")
@@ -209,11 +225,13 @@ class Config:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    )
 
 
 def _integer(value: Any, low: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value < 2**63
 
 
 def digest(value: Any) -> str:

@@ -99,6 +99,43 @@ def evaluate(
     return score_rollouts(rollouts, problems, policy, n)
 
 
+def examine(problems: ProblemSet, policy: Policy) -> dict[str, Any]:
+    """What a problem set holds, and in `wrong` what is wrong with it, a line each (empty: nothing).
+
+    Wrong are prompts of which the policy's tokenizer does not know a character, and references that the
+    set's own grader does not accept as an answer to their problem: nobody could get those right.
+    """
+    items = problems.items or tuple(problems.batch(0, 64, 0))
+    prompts = [policy.encode(p.prompt) for p in items]
+    answers = [f"#{p.answer}" if problems.world == "toy" else f"\\boxed{{{p.answer}}}" for p in items]
+    graded = grade_all(answers, [True] * len(items), items, problems.world)
+    shown = [policy.shown(p.prompt).casefold() for p in items]  # a tokenizer may drop what it does not know
+    strange = [
+        p.id
+        for p, s in zip(items, shown, strict=True)
+        if set("".join(p.prompt.casefold().split())) - set(s)
+    ]
+    hopeless = [p.id for p, right in zip(items, graded, strict=True) if not right]
+    wrong = []
+    for ids, what in (
+        (strange, f"the tokenizer of {policy.name} does not know all of its prompt; name your --model"),
+        (
+            hopeless,
+            f"grader {problems.world!r} refuses its own reference; correct it or take another grader",
+        ),
+    ):
+        wrong += [f"problem {', '.join(ids[:5])}{', ...' * (len(ids) > 5)}: {what}"] if ids else []
+    return {
+        "problems": problems.name,
+        "number": len(problems.items) or "endless",
+        "families": ", ".join(dict.fromkeys(p.family for p in items)),
+        "grader": problems.world,
+        "longest": f"{max(map(len, prompts))} tokens of {policy.context} in a prompt of {policy.name}",
+        "first": policy.shown(items[0].prompt),
+        "wrong": wrong,
+    }
+
+
 def family_means(scores: pd.DataFrame) -> pd.Series:
     """Unweighted mean over families of the mean over their questions, per metric."""
     columns = [m for m in METRICS if m in scores]

@@ -10,18 +10,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from .config import ARM_NAMES, RESULTS_VERSION, Config, SeptError, digest, preset
+from .durable import locked, sweep
 from .provenance import environment, write_json, write_text
 
 if TYPE_CHECKING:
@@ -187,7 +191,9 @@ def check_store() -> None:
             f"results store {str(results_dir())!r} was written by results version {found}, this is version "
             f"{RESULTS_VERSION}: move it away, or name another folder in SEPT_RESULTS"
         )
-    write_text(stamp, str(RESULTS_VERSION))
+    if not stamp.is_file():
+        write_text(stamp, str(RESULTS_VERSION))
+    sweep(results_dir(), age=600)  # what killed processes left; a write takes no minutes
 
 
 def side_by_side(
@@ -214,6 +220,11 @@ def side_by_side(
             for name, job, items in jobs:
                 futures = [pool.submit(job, item) for item in items]
                 _progress(name, len(items), (future.result() for future in as_completed(futures)))
+        except BrokenProcessPool:
+            raise SeptError(
+                "a process that computed results was killed, perhaps for lack of memory; do the same again: "
+                "what was finished is kept"
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -231,11 +242,11 @@ def _work(run: Run) -> int:
 
 def note_cost(folders: list[Path]) -> None:
     """Add the seconds of everything asked for to the account of the notebook that is running."""
-    account = results_dir() / f"cost-{os.environ.get('SEPT_NOTEBOOK', 'other')}.json"
-    seconds = json.loads(account.read_text()) if account.is_file() else {}
+    account = results_dir() / f"cost-{Path(os.environ.get('SEPT_NOTEBOOK', 'other')).name}.json"
     files = [folder / "seconds" for folder in folders]
-    seconds |= {f.parent.name: float(f.read_text()) for f in files if f.is_file()}
-    write_json(account, seconds)
+    added = {f.parent.name: float(f.read_text()) for f in files if f.is_file()}
+    with locked(results_dir() / ".cost.lock", wait=True):
+        write_json(account, (json.loads(account.read_text()) if account.is_file() else {}) | added)
 
 
 @lru_cache(maxsize=64)
@@ -264,6 +275,15 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+    if parent := parent_process():  # a pool's process would wait for a killed parent for ever
+
+        def follow() -> None:
+            parent.join()
+            while True:  # a training saves first
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(1)
+
+        threading.Thread(target=follow, daemon=True).start()
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -276,8 +296,6 @@ def _train_job(job: tuple[Run, list[Score]]) -> None:
     killed run went on from, are measured in a second pass from its start, which is thrown away. It has to
     be the same run to the byte; on another machine it may not be, which is a SeptError.
     """
-    from .checkpoints import locked
-
     run, points = job
     folder = run_folder(run)
     with locked(results_dir() / f".{folder.name}.lock", wait=True):  # another notebook may train it now
@@ -357,14 +375,22 @@ def _release(sampler: Sampler | None) -> None:
 
 
 def _measure(score: Score, policy: Policy, sampler: Sampler) -> None:
-    """Evaluate `policy` and write the counts table that `score` names."""
+    """Evaluate `policy` and write the counts table that `score` names, unless it is there."""
+    path = score_file(score)
+    with locked(path.parent / ".lock", wait=True):  # another notebook may measure it now
+        if path.is_file():
+            return
+        sweep(path.parent)
+        _write_score(score, policy, sampler, path)
+
+
+def _write_score(score: Score, policy: Policy, sampler: Sampler, path: Path) -> None:
     from .evaluation import evaluate
     from .problems import load_problems
 
     started = time.monotonic()
     problems, limit = load_problems(score.problems), score.max_new_tokens
     table = evaluate(policy, sampler, problems, score.tau, score.n, score.seed, limit)
-    path = score_file(score)
     described = {**vars(score), "results_version": RESULTS_VERSION, "provenance": environment()}
     described |= {"grader": problems.world, "dropped": len(problems.items) - len(table)}
     described |= {"template": policy.template, "prompt": policy.shown(problems.items[0].prompt)}

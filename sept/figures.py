@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,6 +23,7 @@ from typing import Any
 import pandas as pd
 
 from .config import SeptError
+from .durable import writing
 
 try:
     import matplotlib
@@ -83,7 +83,6 @@ def save_figure(
     """
     fig = draw(table, **options)
     folder = Path(out_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     drawn_by = f"{draw.__module__.removeprefix('sept.')}.{draw.__name__}"
     described = {**provenance, "drawn_by": drawn_by, "options": options}
     record = json.dumps(described, sort_keys=True, default=str)
@@ -95,12 +94,8 @@ def save_figure(
         "pdf": partial(fig.savefig, format="pdf", metadata=pdf),
     }
     for suffix, write in writers.items():
-        scratch = folder / f".{name}.{suffix}.{os.getpid()}.tmp"
-        try:
+        with writing(folder / f"{name}.{suffix}") as scratch:
             write(scratch)
-            os.replace(scratch, folder / f"{name}.{suffix}")
-        finally:
-            scratch.unlink(missing_ok=True)
     return fig
 
 

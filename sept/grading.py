@@ -24,7 +24,7 @@ from contextlib import closing
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from .config import RESULTS_VERSION, SeptError, digest, notice
+from .config import RESULTS_VERSION, SeptError, digest, is_secret, notice
 from .problems import Problem
 
 LIMIT = 5.0
@@ -131,7 +131,7 @@ def _recall(keys: list[_Key]) -> None:
         with closing(_store()) as store:
             for key in keys:
                 row = store.execute("select verdict from grades where key = ?", (_name(key),)).fetchone()
-                if row:
+                if row and row[0] in (0, 1):  # others can write there, too
                     _verdicts[key] = bool(row[0])
     except (sqlite3.Error, OSError) as error:
         notice(f"grading: grades.sqlite in the results store cannot be read ({error}); delete it")
@@ -156,7 +156,8 @@ class _Worker:
     def __init__(self) -> None:
         here, given = str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")
         # A fixed hash seed: the order of sets must not decide what sympy tries first.
-        env = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": f"{here}{os.pathsep}{given}".rstrip(":")}
+        env = {name: value for name, value in os.environ.items() if not is_secret(name)}
+        env |= {"PYTHONHASHSEED": "0", "PYTHONPATH": f"{here}{os.pathsep}{given}".rstrip(":")}
         self.process = subprocess.Popen(
             COMMAND,
             bufsize=0,

@@ -25,9 +25,9 @@ import torch
 from .cards import begin_card
 from .checkpoints import (
     checkpoints,
+    claimed,
     copy_weights,
     last_good,
-    locked,
     open_folder,
     read_rows,
     restore,
@@ -36,12 +36,13 @@ from .checkpoints import (
 )
 from .config import RESULTS_VERSION, Config, SeptError, TrainingError, digest
 from .distributed import Ranks, SharedSampler, join
+from .durable import Preempted, Sigterm, sigterm
 from .evaluation import evaluate, family_means, question_scores
 from .grading import grade_all
 from .margins import Probe
 from .policy import Policy, fingerprint, save_policy
 from .problems import Problem, ProblemSet, check_lengths, fitting
-from .sampling import Rollouts, Sampler, make_sampler, parse_engine, with_end
+from .sampling import EngineError, Rollouts, Sampler, make_sampler, parse_engine, with_end
 from .schedules import tau_s_at
 from .steps import NonFiniteError as _NonFiniteError
 from .steps import take_steps as _steps
@@ -75,8 +76,9 @@ def train(
     checkpoint-R folders (the last two) and, at the end, final/ in Hugging Face form. With resume, a run
     that was cut off continues to the same result; without, `out` must be empty or absent. SeptError for
     user mistakes, TrainingError for a run gone wrong. Ctrl-C leaves a folder that resumes from its last
-    checkpoint. engine: what make_sampler takes, where no sampler is given. name: of the arm or preset, for
-    people; it goes to config.json and to the model card.
+    checkpoint; SIGTERM saves one first (during sampling at once, else and under torchrun at the end of the
+    round) and is raised as `durable.Preempted`. engine: what make_sampler takes, where no sampler is given.
+    name: of the arm or preset, for people; it goes to config.json and to the model card.
 
     Under torchrun all ranks call this alike, on a folder that all of them see; the first one writes, grades
     and reports, so the rows that others return lack what was drawn.
@@ -104,21 +106,20 @@ def train(
         identity["dev"] = dev.hash()
         dev = fitting(dev, policy.encode, room)
     policy.model = _prepare(policy.model, config)
-    with ranks.watched():
+    with ranks.watched(), claimed(out) if ranks.first else nullcontext(), sigterm() as stop:
         ranks.agree(digest([identity, config.sharding]), "config, model or problems")
         rows = []
         if ranks.first:
             rows = open_folder(out, config, identity, policy, problems, resume, name or config.objective)
         done = int(ranks.gather(torch.tensor(len(rows)))[0])
         if not ranks.first:
-            rows = read_rows(out)[:done]
+            rows = read_rows(out)[:done] if done else []
             if len(rows) < done or not (out / "config.json").is_file():
                 raise SeptError(f"rank {ranks.rank} does not see {str(out)!r}: all nodes must share --out")
-        with locked(out / ".lock", wait=False) if ranks.first else nullcontext():
-            if done == config.rounds and (out / "final").is_dir():
-                return rows
-            sampler = SharedSampler(sampler or make_sampler(policy, engine), ranks)
-            return _rounds(config, policy, problems, out, rows, room, dev, sampler, on_round, ranks)
+        if done == config.rounds and (out / "final").is_dir():
+            return rows
+        sampler = SharedSampler(sampler or make_sampler(policy, engine), ranks)
+        return _rounds(config, policy, problems, out, rows, room, dev, sampler, on_round, ranks, stop)
 
 
 def _rounds(
@@ -132,6 +133,7 @@ def _rounds(
     sampler: Sampler,
     on_round: Callable[[dict[str, Any]], None] | None,
     ranks: Ranks,
+    stop: Sigterm,
 ) -> list[dict[str, Any]]:
     """Algorithm 1 itself, from round len(rows) on."""
     # A sampler that may lag behind the policy needs its own weights in every checkpoint.
@@ -160,6 +162,14 @@ def _rounds(
         behind = restore(out / f"checkpoint-{start}", policy, optimizer, sampler, ranks)
     sampler_version = sampler.version  # the version that this arm's next samples must carry
 
+    saved = start
+
+    def keep() -> None:
+        nonlocal saved
+        if len(rows) > saved:
+            save(out, rows, policy, optimizer, sampler.version, behind, ranks)
+            saved = len(rows)
+
     for round in range(start, config.rounds):
         try:
             # 1. questions
@@ -178,9 +188,11 @@ def _rounds(
             )
             tau_t = tau_s if config.tau_t is None else config.tau_t
             draw = round if config.refresh_every else 0
-            rollouts = sampler.sample(
-                prompts, names, config.G, tau_s, config.max_new_tokens, config.seed, draw
-            )
+            # No weight has changed since the last round, but other ranks may wait for this one's answers.
+            with stop.at_once() if ranks.world == 1 else nullcontext():
+                rollouts = sampler.sample(
+                    prompts, names, config.G, tau_s, config.max_new_tokens, config.seed, draw
+                )
             if rollouts.version != sampler_version:
                 raise StaleSamplerError(
                     f"round {round}: samples carry weights version {rollouts.version}, this arm wants "
@@ -234,11 +246,22 @@ def _rounds(
             if on_round is not None and ranks.first:
                 on_round(row)
             if (round + 1) % config.save_every == 0 and round + 1 < config.rounds:
-                save(out, rows, policy, optimizer, sampler.version, behind, ranks)
+                keep()
+            if ranks.gather(torch.tensor(stop.asked)).any():
+                raise Preempted
+        except Preempted:
+            keep()
+            raise Preempted(
+                f"stopped by SIGTERM after {len(rows)} rounds; continue with --resume from {last_good(out)}"
+            ) from None
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"interrupted in round {round}; continue with --resume from {last_good(out)}"
             ) from None
+        except EngineError as error:
+            raise TrainingError(
+                f"round {round}: the engine died ({error}); continue with --resume from {last_good(out)}"
+            ) from error
         except _NonFiniteError as error:
             raise TrainingError(
                 f"round {round}, batch {error.batch}: {error.what} is not finite; last good checkpoint: "

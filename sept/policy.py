@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .config import SeptError, notice
+from .durable import writing
 from .prompts import checked, render
 
 BASES = Path(__file__).parent / "data" / "bases"
@@ -147,6 +146,12 @@ def load_policy(
     if trust_remote_code:
         warnings.warn(f"model {name!r}: Python code of {path!r} may run with your rights", stacklevel=2)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    pickles = [p.name for p in Path(path).glob("*") if p.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt")]
+    if pickles and not [*Path(path).glob("*.safetensors")]:
+        raise SeptError(
+            f"model {name!r}: its weights are in {min(pickles)}, which is a program that loading would run; "
+            "only safetensors are read, ask its publisher for them"
+        )
     try:
         # Everything from the very commit that is found now, even if a branch moves meanwhile.
         commit = extract_commit_hash(cached_file(path, "config.json", revision=revision), None)
@@ -246,20 +251,16 @@ def save_policy(
     state = {k: v.to("cpu", copy=True) for k, v in full_state(model) if write}
     if not write:
         return
-    temporary = folder.with_name(folder.name + ".part")
-    shutil.rmtree(temporary, ignore_errors=True)
     own, model.generation_config = model.generation_config, GenerationConfig()
-    try:  # many hub models' own contradicts itself (do_sample=False, temperature=0.6): it goes out as it came
-        model.save_pretrained(temporary, state_dict=state)
-        own.to_json_file(temporary / "generation_config.json", keys_to_pop=["compile_config"])
-    finally:
-        model.generation_config = own
-    policy.tokenizer.save_pretrained(temporary)
-    if also is not None:
-        also(temporary)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(temporary, folder)
+    with writing(folder) as temporary:
+        try:  # many hub models' own contradicts itself (do_sample=False, temperature=0.6): out as it came
+            model.save_pretrained(temporary, state_dict=state)
+            own.to_json_file(temporary / "generation_config.json", keys_to_pop=["compile_config"])
+        finally:
+            model.generation_config = own
+        policy.tokenizer.save_pretrained(temporary)
+        if also is not None:
+            also(temporary)
 
 
 def fingerprint(policy: Policy) -> str:

@@ -153,7 +153,7 @@ def _from_table(path: Path, options: dict[str, str]) -> tuple[list[Problem], boo
         elif path.suffix == ".csv":
             table = pd.read_csv(path, dtype=str, keep_default_na=False)
         elif path.suffix in (".jsonl", ".json"):  # not by pandas: it would turn an answer 2 into 2.0
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8-sig")
             lines = [json.loads(line) for line in text.splitlines() if line.strip()]
             table = pd.DataFrame(json.loads(text) if path.suffix == ".json" else lines, dtype=object)
         else:
@@ -177,7 +177,7 @@ def _toy(name: str) -> ProblemSet:
     families: tuple[str, ...] = toy.FAMILIES
     split, count = name.split(":")[1], 100
     for part in name.split(":")[2:]:
-        if part.isdigit():
+        if part.isdecimal() and len(part) < 9:
             count = int(part)
         else:
             families = tuple(part.split("+"))

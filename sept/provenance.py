@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from .durable import writing
 
 PACKAGES = ("torch", "transformers", "numpy", "vllm", "peft", "math-verify", "lm-eval", "datasets")
 
@@ -62,13 +63,11 @@ def commit() -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically: a killed process leaves the old file or the new one."""
+    """Write JSON as `write_text` does."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text atomically; the folder is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    """Write text: whatever happens there is the old file or the new one. The folder is made if need be."""
+    with writing(path) as temporary, temporary.open("x", encoding="utf-8") as handle:
+        handle.write(text)

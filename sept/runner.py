@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import SeptError
+from .durable import Preempted, locked, sweep
 from .experiments import results_dir
 from .profiles import profile
 from .provenance import write_json
@@ -36,13 +38,15 @@ def run_notebooks(
     figures; the committed file of a profile is what is announced beforehand.
     """
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     from .sampling import parse_engine
 
     parse_engine(profile(profile_name).engine)  # said now, not by the first notebook that draws
     # Kernels run in the checkout; the store stays where the command was given.
     os.environ["SEPT_RESULTS"] = str(results_dir().resolve())
-    wanted = tuple(filter(None, (only or profile(profile_name).notebooks).split(",")))
+    theirs = profile(profile_name).notebooks
+    wanted = tuple(filter(None, (only or theirs).split(",")))
     paths = [p for p in sorted(notebooks_dir().glob("*.ipynb")) if not wanted or p.name.startswith(wanted)]
     if not paths:
         raise SeptError(f"notebooks: none begins with {only!r}; see {notebooks_dir().name}/")
@@ -51,6 +55,7 @@ def run_notebooks(
     for name, cost in known.items():
         print(f"{name:<28}{cost:6.1f} core-minutes from nothing", file=sys.stderr)
     executed, minutes_file = [], out / "minutes.json"
+    sweep(out, age=600)
     for number, path in enumerate(paths, 1):
         given = {"profile": profile_name, "out_dir": str(out.resolve()), **(parameters or {})}
         declared = papermill.inspect_notebook(str(path))
@@ -82,10 +87,19 @@ def run_notebooks(
                 f"notebook {path.name}: cell {error.exec_count} failed with {error.ename}: "
                 f"{error.evalue}; see {target}"
             ) from None
+        except Preempted:
+            logging.getLogger("asyncio").disabled = True  # it would show the traceback of what is given up
+            raise
+        except DeadKernelError:
+            raise SeptError(
+                f"notebook {path.name}: its kernel was killed, perhaps for lack of memory; give the same "
+                "command again, what was finished is kept"
+            ) from None
         executed.append(target)
         seconds = json.loads(account.read_text()) if account.is_file() else {}
-        minutes = {**_read_minutes(minutes_file), path.stem: round(sum(seconds.values()) / 60, 1)}
-        write_json(minutes_file, dict(sorted(minutes.items())))
+        with locked(results_dir() / ".cost.lock", wait=True):
+            minutes = {**_read_minutes(minutes_file), path.stem: round(sum(seconds.values()) / 60, 1)}
+            write_json(minutes_file, dict(sorted(minutes.items())))
     return executed
 
 

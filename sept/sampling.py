@@ -111,6 +111,10 @@ def choose(logits: Tensor, uniform: Tensor, tau: float) -> tuple[Tensor, Tensor]
     return tokens, log_p.gather(-1, tokens[:, None]).squeeze(-1)
 
 
+class EngineError(RuntimeError):
+    """An engine that died while it drew."""
+
+
 def parse_engine(engine: str) -> tuple[str, dict[str, Any]]:
     """Name and settings of an engine, as in vllm:enforce_eager=true. SeptError if it cannot be had."""
     name, *pairs = engine.split(":")

@@ -16,7 +16,9 @@ import copy
 import gc
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from .config import SeptError, digest
+from .config import SeptError, digest, is_secret
 from .loop import CANARY, StaleSamplerError
 from .objectives import token_log_probs
 from .policy import Policy, make_batch, merged, response_logits, whole
-from .sampling import Rollouts, _collect, check_request
+from .sampling import EngineError, Rollouts, _collect, check_request
 
 COLDEST = 0.01
 """vLLM silently raises any temperature between 0 and this."""
@@ -124,7 +126,8 @@ class VllmEngine:
             llm.generate([one], _params(1.0, 1, 0, self.eos), use_tqdm=False)
         except Exception as error:  # of many types; the remedy is always another setting
             reason = " ".join(str(error).split())[:300] or type(error).__name__
-            raise SeptError(f"engine vllm cannot start with {settings}: {reason}") from error
+            shown = {k: v for k, v in settings.items() if not is_secret(k)}
+            raise SeptError(f"engine vllm cannot start with {shown}: {reason}") from error
         return llm
 
     def close(self) -> None:
@@ -152,8 +155,33 @@ class VllmEngine:
             self.llm.collective_rpc(
                 "update_config", args=({"load_config": {"load_format": "safetensors"}},)
             )
-        self.llm.collective_rpc("reload_weights", kwargs=source)
+        with self._at_work():
+            self.llm.collective_rpc("reload_weights", kwargs=source)
         self.llm.reset_prefix_cache()  # what it holds was computed with the old weights
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """EngineError, whatever vLLM dies of; for a killed process of its own it would wait for ever."""
+        core: Any = getattr(getattr(self.llm, "llm_engine", None), "engine_core", None)
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(1.0):
+                if core.resources.engine_dead:
+                    death = RuntimeError("its process was killed")
+                    core.outputs_queue.put_nowait(death)
+                    for waiting in core.utility_results.values():
+                        waiting.set_exception(death)
+                    return
+
+        if hasattr(core, "resources"):  # it has a process of its own
+            threading.Thread(target=watch, daemon=True).start()
+        try:
+            yield
+        except Exception as error:  # of many types: a dead process, a device out of memory
+            raise EngineError(" ".join(str(error).split())[:300] or type(error).__name__) from error
+        finally:
+            over.set()
 
     @torch.no_grad()
     def _gap(self, policy: Policy) -> float:
@@ -211,7 +239,8 @@ class VllmEngine:
         seeds = [int(digest([seed, draw, key, sample])[:15], 16) for key in keys for sample in range(n)]
         params = [_params(tau, max_new_tokens, number, self.eos) for number in seeds]
         requests = [TokensPrompt(prompt_token_ids=list(p)) for p in prompts for _ in range(n)]
-        answers = [r.outputs[0] for r in self.llm.generate(requests, params, use_tqdm=False)]
+        with self._at_work():
+            answers = [r.outputs[0] for r in self.llm.generate(requests, params, use_tqdm=False)]
         width = max(len(a.token_ids) for a in answers)
         tokens = torch.zeros(len(answers), width, dtype=torch.long)
         log_probs = torch.zeros(len(answers), width)

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -53,6 +54,7 @@ def run(folder: Path, case: dict) -> None:
         if round == case.get("stop"):
             raise KeyboardInterrupt
         if case.get("die") == [rank, round]:
+            (folder / "died").write_text(str(time.time()))
             os.kill(os.getpid(), getattr(signal, case["signal"]))
         if case.get("poison") == [rank, round]:
             with torch.no_grad():

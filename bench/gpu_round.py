@@ -31,6 +31,7 @@ import torch
 from sept import plan
 from sept.cli import _fields
 from sept.config import Config, SeptError, preset
+from sept.distributed import Ranks
 from sept.evaluation import evaluate, family_means, question_scores
 from sept.loop import _prepare, train
 from sept.policy import Policy, load_policy
@@ -153,7 +154,9 @@ def measure(policy: Policy, shape: Shape, config: Config, engine: str, prompt: i
             nullcontext() if GPU else torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
         ):
             training, row, trained = timed(
-                lambda r=rollouts, z=rewards: take_steps(config, policy, optimizer, weights, r, 1.0, z)
+                lambda r=rollouts, z=rewards: take_steps(
+                    config, policy, optimizer, weights, r, 1.0, z, Ranks()
+                )
             )
         refreshing, *_ = timed(lambda: sampler.refresh(policy))
     state = [t for s in optimizer.state.values() for t in s.values() if torch.is_tensor(t) and t.dim()]

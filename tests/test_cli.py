@@ -109,7 +109,7 @@ def test_mistakes_in_train(run, tmp_path, arguments, words):
         ("mismatch", ["34 tokens", "24 embeddings"]),
         ("empty-config", ["config"]),
         ("no-weights", ["cannot be loaded"]),
-        ("pickled", ["cannot be loaded"]),
+        ("pickled", ["pytorch_model.bin", "only safetensors"]),
         ("incomplete", ["layers.1.mlp.down_proj.weight", "missing"]),
     ],
 )

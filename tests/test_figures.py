@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import time
@@ -221,10 +222,10 @@ def test_a_failed_write_keeps_the_old_file(sweep, tmp_path, monkeypatch):
 
     def broken(_, path, **__):
         path.write_bytes(b"half")
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
     monkeypatch.setattr(Figure, "savefig", broken)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(SeptError, match="make room there"):
         figures.save_figure(figures_scores.figure_1a, "figure_1a", sweep, tmp_path, PROVENANCE)
     assert {p: p.read_bytes() for p in sorted(tmp_path.iterdir())} == old
 

@@ -86,7 +86,7 @@ def test_chunks_give_the_same_loss_gradient_and_metrics(objective, how, tied, tm
     assert row["sampler_gap"] < 1e-5 and row["grad_norm"] > 0.01
     largest = max(g.abs().max() for g in plain)
     for a, b in zip(plain, chunked, strict=True):
-        assert ((a - b).abs().max() / largest).item() <= 1e-6
+        assert ((a - b).abs().max() / largest).item() <= 2e-6
 
 
 def test_chunks_are_used_where_logits_are_many_and_only_there(tmp_path, monkeypatch):
@@ -326,10 +326,10 @@ def test_train_evaluate_sweep_export_theorem(kind, tied, tmp_path, monkeypatch, 
     common = ("--problems", problems)
     probe, trained = torch.tensor([[5, 9, 2, 7, 300]]), []
 
-    def keep_logits(policy, folder, also=None):  # of the model that leaves, as it was in memory
+    def keep_logits(policy, folder, also=None, write=True):  # of the model that leaves, as it was in memory
         with torch.no_grad():
             trained.append(merged(policy.model)(probe).logits)
-        save_policy(policy, folder, also)
+        save_policy(policy, folder, also, write)
 
     monkeypatch.setattr("sept.loop.save_policy", keep_logits)
 

@@ -15,7 +15,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 """Part of every result's key. Raise it with every change that alters numbers: sampling, training,
 grading, the toy world."""
 

@@ -5,6 +5,7 @@ Findings are kept below as examples.
 
 import json
 import shutil
+from contextlib import suppress
 
 import pytest
 import torch
@@ -163,6 +164,9 @@ def check_checkpoint(out, rng):
     try:
         file.write_bytes(damage(rng, before[file.name]))
         changed = content(folder) != before
+        if changed and file.name == "state.json":  # another space or line end says the same
+            with suppress(ValueError, RecursionError):
+                changed = json.loads(file.read_text()) != json.loads(before[file.name])
         assert len(newest_rows(out)) == (2 if changed else 3)
         if changed and file.name != "state.json":
             seal(folder, {"version": 6, "sampler_version": 6})

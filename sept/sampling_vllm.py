@@ -16,7 +16,6 @@ import copy
 import gc
 import os
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,7 +106,7 @@ class VllmEngine:
             **place,
             **self.options,
         }
-        if torch.distributed.is_initialized():  # torchrun's processes are there: one engine in each of them
+        if "RANK" in os.environ:  # torchrun's processes are there: one engine in each of them
             fixed["distributed_executor_backend"] = "external_launcher"
             if self.options.get("tensor_parallel_size", 1) != 1:
                 raise SeptError(
@@ -159,29 +158,14 @@ class VllmEngine:
             self.llm.collective_rpc("reload_weights", kwargs=source)
         self.llm.reset_prefix_cache()  # what it holds was computed with the old weights
 
+    @staticmethod
     @contextmanager
-    def _at_work(self) -> Iterator[None]:
-        """EngineError, whatever vLLM dies of; for a killed process of its own it would wait for ever."""
-        core: Any = getattr(getattr(self.llm, "llm_engine", None), "engine_core", None)
-        over = threading.Event()
-
-        def watch() -> None:
-            while not over.wait(1.0):
-                if core.resources.engine_dead:
-                    death = RuntimeError("its process was killed")
-                    core.outputs_queue.put_nowait(death)
-                    for waiting in core.utility_results.values():
-                        waiting.set_exception(death)
-                    return
-
-        if hasattr(core, "resources"):  # it has a process of its own
-            threading.Thread(target=watch, daemon=True).start()
+    def _at_work() -> Iterator[None]:
+        """EngineError, whatever vLLM dies of."""
         try:
             yield
         except Exception as error:  # of many types: a dead process, a device out of memory
             raise EngineError(" ".join(str(error).split())[:300] or type(error).__name__) from error
-        finally:
-            over.set()
 
     @torch.no_grad()
     def _gap(self, policy: Policy) -> float:

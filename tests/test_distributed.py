@@ -99,6 +99,12 @@ def compare(folder, name, other, tokens=True):
     assert [(r["round"], r["accuracy"], r["version"], *r) for r in one] == [
         (r["round"], r["accuracy"], r["version"], *r) for r in two
     ]
+    summed = json.loads((folder / name / "config.json").read_text())["config"]["loss_normalisation"]
+    for row in (
+        *one,
+        *two,
+    ):  # a sum over an answer's tokens has as many roundings: nats a token, as the others
+        row["loss"] /= row["length"] if summed == "sequence-sum" else 1
     gaps = [
         max(abs(a[k] - b[k]) / max(1, abs(a[k])) for a, b in zip(one, two, strict=True))
         for k in ("loss", "nll", "entropy", "grad_norm")  # Adam and clipping hide a scale of the gradient

@@ -87,7 +87,8 @@ soak: $(STAMP)  ## random kills, long fuzzing and ten minutes of runs in a loop:
 	@$(PIP) --quiet -c constraints.txt -e ".[soak]"
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_soak.py -m soak -s
 
-test-all: slow-tests  ## lint, all CPU tests and every notebook in the smoke profile
+# vLLM's CPU build is made for x86-64 Linux; elsewhere its tests are left out.
+test-all: slow-tests $(if $(filter Linux_x86_64,$(shell uname -sm | tr ' ' _)),test-vllm)  ## lint, all CPU tests, every notebook in the smoke profile, vLLM
 
 # vLLM's CPU build is a package of its own under the same module name, so it lives apart. It asks for
 # torch builds that an ordinary index lacks, so its other needs are read from its metadata.

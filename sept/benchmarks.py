@@ -116,11 +116,11 @@ def read(
                 family = AUTHORS.get(str(row.get("data_source")), _cell(row.get("data_source")))
         except UnicodeEncodeError:
             raise SeptError(
-                f"problems {name!r}: row {i + 1} has half a character, which is no text"
+                f"problems {name!r}: row {i + 1} has half a character, which is no text; correct it"
             ) from None
         if not prompt.strip() or not answer.strip():
             if strict and not authors:
-                raise SeptError(f"problems {name!r}: row {i + 1} has an empty prompt or answer")
+                raise SeptError(f"problems {name!r}: row {i + 1} has an empty prompt or answer; fill it in")
             empty += 1
             continue
         if prompt in answers:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import ARM_NAMES, SeptError, shipped_text
-from .provenance import environment, write_json, write_text
+from .provenance import environment, read_json, write_json, write_text
 
 SCORES = ("pass@1", "pass@8", "pass@32", "AVG")
 
@@ -29,7 +29,7 @@ def require_card(folder: Path) -> None:
 
 def add_scores(folder: Path, scores: dict[str, Any]) -> None:
     """Add a score, as `sept eval --json` writes it, to a model's card; it replaces an earlier one like it."""
-    card = json.loads((folder / "sept.json").read_text())
+    card = read_json(folder / "sept.json", "leave --card out, or train again")
     same = ("problems", "template", "temperature", "n", "seed")
     others = [s for s in card.get("scores", []) if any(s.get(k) != scores.get(k) for k in same)]
     _write(folder, {**card, "scores": [*others, scores]})

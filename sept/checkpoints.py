@@ -18,7 +18,7 @@ from .distributed import Ranks
 from .durable import cannot_write, locked, part, remove, seal, sweep, to_disk, unseal, writing
 from .policy import Policy, full_state, whole
 from .problems import ProblemSet
-from .provenance import environment, write_json, write_text
+from .provenance import environment, read_json, write_json, write_text
 from .sampling import Sampler
 
 LEFTOVER = re.compile(r"\.lock|\..*\.part")
@@ -30,7 +30,8 @@ def claimed(out: Path) -> Iterator[None]:
     """Hold a run's folder: nobody else writes there meanwhile, and leftovers of a killed run are gone."""
     mine = out.is_dir() and all(LEFTOVER.fullmatch(p.name) for p in out.iterdir())
     if out.exists() and not mine and not (out / "config.json").is_file():
-        raise SeptError(f"output folder {str(out)!r} is not empty; choose another --out")
+        what = "is not empty" if out.is_dir() else "is a file"
+        raise SeptError(f"output folder {str(out)!r} {what}; choose another --out")
     with locked(out / ".lock", wait=False):
         sweep(out)
         try:
@@ -52,7 +53,7 @@ def open_folder(
     """Claim `out` for this run and return the rounds already done."""
     record = out / "config.json"
     if record.is_file():
-        theirs = _read(record)
+        theirs = read_json(record, "remove its folder to run this again")
         if theirs.get("identity") != identity:
             other = theirs.get("identity", {})
             what = [k for k in {**other, **identity} if other.get(k) != identity.get(k)]
@@ -87,13 +88,6 @@ def open_folder(
         },
     )
     return []
-
-
-def _read(record: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(record.read_text()))
-    except (OSError, ValueError, TypeError, RecursionError):
-        raise SeptError(f"{str(record)!r}: damaged; remove its folder to run this again") from None
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:

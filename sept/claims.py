@@ -8,12 +8,12 @@ not hold if it lies below; `below` t: the other way round; `within` t: holds if 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .config import SeptError, shipped
+from .provenance import read_json
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,11 @@ def claims_table(folder: str | Path) -> list[dict[str, Any]]:
     rows, found = [], 0
     for claim in CLAIMS:
         path = Path(folder) / f"{claim.notebook}.json"
-        recorded = json.loads(path.read_text()).get("claims", {}) if path.is_file() else {}
+        recorded = {}
+        if path.is_file():
+            recorded = read_json(path, "let its notebook run again (`sept figures --only`)").get(
+                "claims", {}
+            )
         found += path.is_file()
         value, low, high = recorded.get(claim.name, (None, None, None))
         decided = verdict(claim.rule, claim.threshold, low, high) if low is not None else "not measured"

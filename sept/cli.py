@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from .config import PRESETS, SeptError, preset, without_secrets
+from .config import PRESETS, SeptError, TrainingError, preset, without_secrets
 from .durable import STOPPED, Preempted, Sigterm, sigterm
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -37,14 +37,33 @@ Remote = Annotated[
 ]
 Template = Annotated[str, typer.Option(help="Prompt template; default: the one trained with, else chat.")]
 Grader = Annotated[str, typer.Option(help="string, math or parity, for files and benchmarks.")]
-Length = Annotated[int | None, typer.Option(help="Response limit; default 56 on toy questions, else 1024.")]
+Length = Annotated[
+    int | None, typer.Option(min=1, help="Response limit; default 56 on toy questions, else 1024.")
+]
 Engine = Annotated[
     str,
     typer.Option(
         help="auto, static, transformers, exact, or vllm with settings: vllm:tensor_parallel_size=2"
     ),
 ]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.")]
+
+
+def _file(path: Path | None) -> Path | None:
+    """An output file's name, refused before the work begins rather than after it."""
+    if path is not None:
+        if path.is_dir():
+            raise SeptError(f"output {str(path)!r}: is a folder, name a file")
+        place = next(p for p in path.absolute().parents if p.exists())
+        if not place.is_dir() or not os.access(place, os.W_OK):
+            raise SeptError(
+                f"output {str(path)!r}: cannot be written in {str(place)!r}; choose another place"
+            )
+    return path
+
+
+Json = Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.", callback=_file)]
+Table = Annotated[Path | None, typer.Option(help="Write the table's rows here as CSV.", callback=_file)]
+Seed = Annotated[int, typer.Option(min=0, help="Of every draw.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; small models are fastest with one.")]
 
 
@@ -56,20 +75,33 @@ def main() -> None:
 
 def _main(stop: Sigterm) -> None:
     try:
-        if app(standalone_mode=False) == 130:  # what typer makes of Ctrl-C, and of SIGTERM
+        if (
+            app(standalone_mode=False, prog_name="sept") == 130
+        ):  # what typer makes of Ctrl-C, and of SIGTERM
             if stop.asked:
                 _end("stopped by SIGTERM; give the same command again, what was finished is kept", STOPPED)
             _end("interrupted; what was finished is kept", 130)
     except typer._click.exceptions.ClickException as error:  # typer ships its own click
-        _end(error.format_message(), 2)
+        context = getattr(error, "ctx", None)
+        help_ = f"; see `{context.command_path} --help`" if context else ""
+        _end(error.format_message().rstrip(".") + help_, 2)
     except (SeptError, OSError) as error:
         _end(str(error), 2)
-    except RuntimeError as error:
-        from .loop import TrainingError
-
-        if not isinstance(error, TrainingError):
-            raise
+    except TrainingError as error:
         _end(str(error), 1)
+    except (MemoryError, RuntimeError) as error:  # torch has a type for a GPU, and words for a CPU
+        line = " ".join(str(error).split())
+        if (
+            not isinstance(error, MemoryError)
+            and "out of memory" not in line
+            and "t allocate mem" not in line
+        ):
+            raise
+        _end(
+            f"out of memory ({line[:120] or type(error).__name__}); lower micro_batch or max_new_tokens, or "
+            "set lora_rank or gradient_checkpointing; `sept plan` estimates what a run takes",
+            1,
+        )
 
 
 def _end(message: str, code: int) -> NoReturn:
@@ -88,7 +120,10 @@ def _write(path: Path | None, value: Any) -> None:
 
 
 def _with(name: str, option: str) -> str:
-    """A model's or problem set's name with its template or grader behind it."""
+    """A model's or problem set's name with its template or grader behind it. SeptError for an empty name,
+    which an unset variable of the shell leaves."""
+    if not name:
+        raise SeptError("--model or --problems is empty: give a name, or leave the option out")
     return f"{name}:{option}" if option else name
 
 
@@ -101,14 +136,12 @@ def _show_prompt(policy: Any, problems: Any, questions: int = 1, seed: int = 0) 
     return described | {"revision": policy.revision}
 
 
-def _set_up(threads: int, json_: Path | None = None) -> None:
+def _set_up(threads: int) -> None:
     import torch
     from transformers.utils import logging
 
     if threads < 1:
         raise SeptError(f"threads = {threads}: must be at least 1")
-    if json_ is not None and json_.is_dir():
-        raise SeptError(f"--json {str(json_)!r}: is a folder, name a file")
     torch.set_num_threads(threads)
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what is wrong with a checkpoint is said in one line of ours
@@ -151,22 +184,22 @@ def pretrain(
     threads: Threads = 1,
 ) -> None:
     """Rebuild a base of the embedded world from nothing."""
-    from tqdm import tqdm
-
     from . import pretrain as recipes
+    from .live import bar
     from .policy import Policy, save_policy
 
     if base not in recipes.RECIPES:
         raise SeptError(f"base {base!r}: unknown, choose one of {', '.join(recipes.RECIPES)}")
     if out.exists():
         raise SeptError(f"output folder {str(out)!r} exists; choose another --out")
+    _file(out)
     _set_up(threads)
-    with tqdm(unit="tok", unit_scale=True, desc=f"pretrain {base}") as bar:
+    with bar(1, f"pretrain {base}", "tok", unit_scale=True) as shown:
 
         def show(done: int, total: int, loss: float) -> None:
-            bar.total = total
-            bar.set_postfix(loss=f"{loss:.3f}")
-            bar.update(done - bar.n)
+            shown.total = total
+            shown.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            shown.update(done - shown.n)
 
         model, tokenizer, log = recipes.pretrain(recipes.RECIPES[base], show)
     save_policy(Policy(model, tokenizer, base), out)
@@ -181,13 +214,16 @@ def train(
     preset_: PresetName = None,
     model: Model = None,
     problems: Problems = None,
-    seed: Annotated[int, typer.Option(help="Seed of the question order and of every draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the question order and of every draw.")] = 0,
     config: Annotated[
         Path | None, typer.Option(help="JSON file with config fields that differ from the arm's.")
     ] = None,
     set_: Settings = None,
     dev: Annotated[str, typer.Option(help="Questions for --set eval_every=N.")] = "toy:dev:16",
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off.")] = False,
+    track: Annotated[
+        str, typer.Option(help="tensorboard, wandb, mlflow, ... of accelerate, joined by commas.")
+    ] = "",
     engine: Engine = "auto",
     template: Template = "",
     grader: Grader = "",
@@ -198,9 +234,8 @@ def train(
     json_: Json = None,
 ) -> None:
     """Run Algorithm 1, or any other arm of the paper."""
-    from tqdm import tqdm
-
     from .distributed import join
+    from .live import Live, answer_lines, bar, told
     from .loop import train as run_loop
     from .presets import find_preset
     from .problems import load_problems
@@ -208,34 +243,46 @@ def train(
     fields: dict[str, Any] = {"seed": seed}
     if config is not None:
         try:
-            fields |= dict(json.loads(config.read_text()))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise SeptError(f"config {str(config)!r}: cannot be read ({error})") from None
+            given = json.loads(config.read_text())
+        except (OSError, ValueError, RecursionError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise SeptError(f"config {str(config)!r}: cannot be read as JSON ({why})") from None
+        if not isinstance(given, dict):
+            raise SeptError(f"config {str(config)!r}: must be a JSON object of config fields")
+        fields |= given
     fields |= _fields(set_)
     published = find_preset(preset_) if preset_ else None
-    if published and (arm or not published.arm):
-        raise SeptError(f"--preset {preset_!r}: a run names its arm itself, a sweep is for `sept sweep`")
+    if published and not published.arm:
+        raise SeptError(f"--preset {preset_!r}: is a sweep, use `sept sweep`")
+    if published and arm:
+        raise SeptError(f"--preset {preset_!r} --arm {arm!r}: a preset has its arm, leave --arm out")
     arm = arm or "sept"
     settings = published.config(**fields) if published else preset(arm, **fields)
     if published and model is None:
         model, template = published.shape.hub, template or published.shape.template
-    chosen = problems or (published.problems if published else "toy:train")
+    chosen = (published.problems if published else "toy:train") if problems is None else problems
     problem_set = load_problems(_with(chosen, grader))
     dev_set = load_problems(dev) if settings.eval_every else None
-    _set_up(threads, json_)
+    _set_up(threads)
     ranks = join(settings.sharding)  # before the model is loaded, onto this rank's device
     if not ranks.first:
         sys.stdout = open(os.devnull, "w")
         warnings.simplefilter("ignore")
         json_ = None
-    policy = _load(_with(model or "H", template), device, dtype, trust_remote_code)
+    live = Live(out, settings, track if ranks.first else "")
+    policy = _load(_with("H" if model is None else model, template), device, dtype, trust_remote_code)
     described = _show_prompt(policy, problem_set, settings.questions, settings.seed)
     name = preset_ or arm
-    with tqdm(total=settings.rounds, unit=" rounds", desc=f"train {name}", disable=not ranks.first) as bar:
+    with bar(settings.rounds, f"train {name}", " rounds", not ranks.first) as shown:
 
         def show(row: dict[str, Any]) -> None:
-            bar.update(row["round"] + 1 - bar.n)
-            bar.set_postfix(nll=f"{row['nll']:.3f}", right=f"{row['accuracy']:.1%}")
+            live(row)
+            shown.initial = shown.initial or row["round"]  # a resumed run's speed counts from there
+            shown.n = max(shown.n, shown.initial)
+            shown.set_postfix(told(row, live.speed), refresh=False)
+            shown.update(row["round"] + 1 - shown.n)
+            if lines := answer_lines(row):
+                shown.write("\n".join([f"round {row['round']} answered:", *lines]))
 
         try:
             rows = run_loop(
@@ -251,6 +298,8 @@ def train(
             )
         except KeyboardInterrupt as stop:
             _end(str(stop), STOPPED if isinstance(stop, Preempted) else 130)
+        finally:
+            live.close()
     config_ = json.loads(settings.to_json())
     _write(json_, {**described, "out": str(out), "config": config_, "last_round": rows[-1]})
     print(f"wrote {out / 'final'} and {out / 'rounds.jsonl'}")
@@ -288,7 +337,7 @@ def evaluate_(
     problems: Problems = None,
     temperature: Annotated[float, typer.Option(help="Decoding temperature; 0 is greedy.")] = 1.0,
     n: Annotated[int, typer.Option(help="Samples per question.")] = 32,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Seed = 0,
     engine: Engine = "auto",
     max_new_tokens: Length = None,
     template: Template = "",
@@ -304,14 +353,13 @@ def evaluate_(
     from .cards import add_scores, require_card
     from .policy import with_template
 
-    model, problems = model or "H", problems or "toy:test"
+    model = "H" if model is None else model
+    problems = "toy:test" if problems is None else problems
     folder = Path(with_template(model)[0])
     if card:
         require_card(folder)
     names, how = (_with(model, template), _with(problems, grader)), (device, dtype, trust_remote_code)
-    described, (scores,) = _sweep(
-        *names, [temperature], n, seed, engine, max_new_tokens, how, threads, json_
-    )
+    described, (scores,) = _sweep(*names, [temperature], n, seed, engine, max_new_tokens, how, threads)
     print(_line(scores))
     result = {**described, "seed": seed, **scores}
     if card:
@@ -337,7 +385,7 @@ def general(
     dtype: Dtype = "float32",
     trust_remote_code: Remote = False,
     threads: Threads = 1,
-    table: Annotated[Path | None, typer.Option(help="Write every task and metric here as CSV.")] = None,
+    table: Table = None,
     json_: Json = None,
 ) -> None:
     """General abilities before and after training, with lm-evaluation-harness (Table 3)."""
@@ -346,12 +394,14 @@ def general(
     from .general import compare
     from .published import TABLE_3_TASKS
 
-    _set_up(threads, json_)
+    _set_up(threads)
     if dtype not in ("float32", "bfloat16"):
         raise SeptError(f"dtype {dtype!r}: choose float32 or bfloat16")
-    names = tasks.split(",") if tasks else [*TABLE_3_TASKS]
+    names = [*TABLE_3_TASKS] if tasks is None else tasks.split(",")
+    if not all(names):
+        raise SeptError(f"--tasks {tasks!r}: a name is empty; write name,name, or leave the option out")
     loading = {"device": device, "dtype": getattr(torch, dtype), "trust_remote_code": trust_remote_code}
-    result = compare(model or "H", trained, names, limit, batch, template, **loading)
+    result = compare("H" if model is None else model, trained, names, limit, batch, template, **loading)
     for row in result["rows"]:
         if row["group"]:  # parts of a group are in the table
             continue
@@ -377,7 +427,7 @@ def sweep(
     problems: Problems = None,
     temperatures: Annotated[str, typer.Option(help="start:end:step, or a list a,b,c.")] = "0:1.6:0.1",
     n: Annotated[int, typer.Option(help="Samples per question.")] = 32,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Seed = 0,
     engine: Engine = "auto",
     max_new_tokens: Length = None,
     template: Template = "",
@@ -397,9 +447,10 @@ def sweep(
             model, template = published.shape.hub, template or published.shape.template
         problems = problems or published.evaluated_on
         max_new_tokens = max_new_tokens or LIMIT
-    names = _with(model or "H", template), _with(problems or "toy:test", grader)
+    model = "H" if model is None else model
+    names = _with(model, template), _with("toy:test" if problems is None else problems, grader)
     taus, how = parse_temperatures(temperatures), (device, dtype, trust_remote_code)
-    described, rows = _sweep(*names, taus, n, seed, engine, max_new_tokens, how, threads, json_, show=True)
+    described, rows = _sweep(*names, taus, n, seed, engine, max_new_tokens, how, threads, show=True)
     best = {}
     for metric in ("pass@1", "pass@8", "pass@32", "AVG"):
         having = [r for r in rows if r["temperature"] > 0 or metric != "AVG"]
@@ -419,27 +470,31 @@ def _sweep(
     max_new_tokens: int | None,
     how: tuple[str, str, bool],
     threads: int,
-    json_: Path | None,
     show: bool = False,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    from tqdm import tqdm
-
+    from . import sampling
     from .evaluation import evaluate
+    from .live import bar
     from .problems import load_problems
-    from .sampling import make_sampler
 
     problem_set = load_problems(problems)
-    _set_up(threads, json_)
+    _set_up(threads)
     policy = _load(model, *how)
-    sampler = make_sampler(policy, engine, training=False)
+    sampler = sampling.make_sampler(policy, engine, training=False)
     described = {"model": policy.name, "problems": problem_set.name, **_show_prompt(policy, problem_set)}
     max_new_tokens = max_new_tokens or (56 if problem_set.world == "toy" else 1024)
     rows = []
-    for tau in tqdm(taus, desc="sweep", unit=" temperatures", disable=not show):
-        table = evaluate(policy, sampler, problem_set, tau, n, seed, max_new_tokens)
-        rows.append(_scores(table, tau))
-        if show:
-            tqdm.write(_line(rows[-1]))
+    total = sum(len(problem_set.items) * (n if tau else 1) for tau in taus)
+    with bar(total, "sampling", " answers") as shown:
+        sampling.watchers.append(shown.update)
+        try:
+            for tau in taus:
+                table = evaluate(policy, sampler, problem_set, tau, n, seed, max_new_tokens)
+                rows.append(_scores(table, tau))
+                if show:
+                    shown.write(_line(rows[-1]))
+        finally:
+            sampling.watchers.remove(shown.update)
     return {**described, "dropped": len(problem_set.items) - rows[-1]["questions"]}, rows
 
 
@@ -470,8 +525,8 @@ def plan(
     memory: Annotated[float | None, typer.Option(help="GB of each of them.")] = None,
     device: Annotated[str | None, typer.Option(help="Kind of device, as in H100.")] = None,
     model: Annotated[str | None, typer.Option(help="Another model, as in qwen2.5-math-1.5b.")] = None,
-    length: Annotated[int | None, typer.Option(help="Mean tokens of an answer.")] = None,
-    prompt: Annotated[int | None, typer.Option(help="Mean tokens of a prompt.")] = None,
+    length: Annotated[int | None, typer.Option(min=1, help="Mean tokens of an answer.")] = None,
+    prompt: Annotated[int | None, typer.Option(min=1, help="Mean tokens of a prompt.")] = None,
     set_: Settings = None,
     json_: Json = None,
 ) -> None:
@@ -491,8 +546,6 @@ def plan(
         raise SeptError(f"model {model!r}: its shape is not known here, choose one of {', '.join(SHAPES)}")
     chosen = replace(chosen, model=model or chosen.model)
     length, prompt = length or costs.LENGTH, prompt or costs.PROMPT
-    if length < 1 or prompt < 1:
-        raise SeptError(f"--length {length} --prompt {prompt}: must be at least 1 token each")
     fields = _fields(set_)
     plans = [costs.plan(chosen, m, length, prompt, **fields) for m in costs.machines(device, gpus, memory)]
     costs.refuse(name, plans)
@@ -540,11 +593,11 @@ def theorem(
         str, typer.Option(help="soft: each draw's expectation; sampled: tokens as drawn.")
     ] = "soft",
     max_new_tokens: Annotated[
-        int | None, typer.Option(help="Default 56 on toy questions, else 48.")
+        int | None, typer.Option(min=1, help="Default 56 on toy questions, else 48.")
     ] = None,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Seed = 0,
     threads: Threads = 1,
-    table: Annotated[Path | None, typer.Option(help="Write one row per prefix here as CSV.")] = None,
+    table: Table = None,
     json_: Json = None,
 ) -> None:
     """Theorem 1 on a language model, or (--exact) every statement of the paper on a tabular policy.
@@ -568,7 +621,7 @@ def theorem(
     from . import theorem as lm
     from .policy import load_policy
 
-    _set_up(threads, json_)
+    _set_up(threads)
     policy = _load(str(model), "auto", "float32", False)
     questions, others = lm.question_sets(policy, prompts, seed)
     described = _show_prompt(policy, questions)
@@ -677,9 +730,28 @@ def claims(
 
 
 @app.command()
-def status(json_: Json = None) -> None:
-    """Runs and scores in the results store."""
+def status(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="RUN...", help="Folders of runs; none: the results store."),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on with a line a round until the runs have ended.")
+    ] = False,
+    json_: Json = None,
+) -> None:
+    """Runs side by side with their newest answers; without RUN all that is in the results store."""
+    from . import live
     from .experiments import results_dir, status_rows
+
+    if runs:
+        print("\n".join(live.table_lines([live.state_of(run) for run in runs])), flush=True)
+        for line in live.follow(runs) if follow else ():
+            print(line, flush=True)
+        _write(json_, {"runs": [live.state_of(run) for run in runs]})
+        return
+    if follow:
+        raise SeptError("--follow: name the folders of the runs, as in `sept status my-run --follow`")
 
     rows = status_rows()
     for row in rows:
@@ -703,32 +775,25 @@ def doctor(
         from .policy import load_policy
         from .problems import load_problems
 
-        _set_up(1, json_)
+        _set_up(1)
         problem_set = load_problems(problems)
         looked = examine(problem_set, load_policy(model or "H"))
         wrong = "; ".join(looked["wrong"]) or "nothing found"
         print("\n".join(f"{name:<10}{value}" for name, value in {**looked, "wrong": wrong}.items()))
         _write(json_, looked)
         sys.exit(1 if looked["wrong"] else 0)
-    import torch
-
-    from .policy import BASES, load_policy
-    from .provenance import environment
-    from .sampling import StaticEngine, TransformersEngine
+    from .doctor import abilities, bases, machine
 
     _set_up(1)
-    found = environment()
-    for name, value in found.items():
-        print(f"{name:<10}{value}")
-    report: dict[str, Any] = {"bases": {}}
-    for folder in sorted(BASES.iterdir()):
-        policy = load_policy(folder.name)
-        prompts, drawn = [policy.encode("123+456:")], []
-        for engine in (StaticEngine(), TransformersEngine()):
-            engine.refresh(policy)
-            drawn.append(engine.sample(prompts, ["doctor"], 4, 1.0, 40, seed=0))
-        width = min(d.tokens.shape[1] for d in drawn)
-        same = bool(torch.equal(drawn[0].tokens[:, :width], drawn[1].tokens[:, :width]))
-        report["bases"][folder.name] = same
-        print(f"base {folder.name:<5}loads; both engines draw the same tokens: {'yes' if same else 'NO'}")
+    report: dict[str, Any] = {"machine": machine()}
+    for name, value in report["machine"].items():
+        print(f"{name:<14}{value}")
+    report["bases"] = {}
+    for name, same in bases():
+        report["bases"][name] = same
+        print(f"base {name:<9}loads; both engines draw the same tokens: {'yes' if same else 'NO'}")
+    report["abilities"] = abilities(report["machine"])
+    for name, (works, remedy) in report["abilities"].items():
+        print(f"{'works  ' if works else 'missing'}  {name}{'' if works else f': {remedy}'}")
     _write(json_, report)
+    sys.exit(0 if all(report["bases"].values()) else 1)

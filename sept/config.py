@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import logging
@@ -148,6 +149,9 @@ class Config:
     """Rounds between evaluations on the dev questions; 0: none."""
     margins_every: int = 10
     """Rounds between measurements of the margins at fixed prefixes; 0: none. Changes nothing else."""
+    answers_every: int = 20
+    """Rounds between sample answers in rounds.jsonl, three questions' first ones; 0: none. Changes nothing
+    else."""
 
     def __post_init__(self) -> None:
         def need(ok: bool, field: str, remedy: str) -> None:
@@ -176,7 +180,7 @@ class Config:
             need(_integer(getattr(self, field), 1), field, "must be an integer of at least 1")
         for field in ("max_new_tokens", "save_every"):
             need(_integer(getattr(self, field), 1), field, "must be an integer of at least 1")
-        for field in ("warmup", "lora_rank", "eval_every", "margins_every", "seed"):
+        for field in ("warmup", "lora_rank", "eval_every", "margins_every", "answers_every", "seed"):
             need(_integer(getattr(self, field), 0), field, "must be an integer of at least 0")
         need(
             self.refresh_every is None or _integer(self.refresh_every, 1),
@@ -220,7 +224,8 @@ class Config:
     def key(self) -> str:
         """Twelve hex digits that identify everything in this config that changes numbers."""
         fields = dataclasses.asdict(self)
-        del fields["save_every"], fields["margins_every"], fields["sharding"]
+        for name in ("save_every", "margins_every", "answers_every", "sharding"):
+            del fields[name]
         return digest(fields)[:12]
 
 
@@ -289,5 +294,7 @@ def from_dict(fields: dict[str, Any]) -> Config:
     known = {f.name for f in dataclasses.fields(Config)}
     unknown = sorted(set(fields) - known)
     if unknown:
-        raise SeptError(f"config field {unknown[0]!r}: unknown, known are {', '.join(sorted(known))}")
+        close = difflib.get_close_matches(unknown[0], known, 1, 0.5)
+        hint = f"did you mean {close[0]}" if close else f"known are {', '.join(sorted(known))}"
+        raise SeptError(f"config field {unknown[0]!r}: unknown, {hint}")
     return Config(**fields)

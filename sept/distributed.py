@@ -143,20 +143,34 @@ def join(sharding: str) -> Ranks:
         raise SeptError(
             f"{missing[0]} is not set but others of {', '.join(names)} are; start with torchrun"
         )
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    rank, world, local, _ = (_whole(n) for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"))
     from torch import distributed as dist
 
-    timeout = float(os.environ.get("SEPT_TIMEOUT", TIMEOUT))
+    timeout = _whole("SEPT_TIMEOUT", TIMEOUT)
     if not dist.is_initialized():
         cuda = torch.cuda.is_available()
         if cuda:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            if local >= torch.cuda.device_count():
+                raise SeptError(
+                    f"LOCAL_RANK = {local}: only {torch.cuda.device_count()} GPUs here; start torchrun with "
+                    "that many --nproc-per-node"
+                )
+            torch.cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
     if (dist.get_rank(), dist.get_world_size()) != (rank, world):
         raise SeptError(f"torchrun asked for {world} ranks but {dist.get_world_size()} are there")
     talk = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
     return Ranks(rank, world, "ddp" if sharding == "auto" else sharding, timeout, talk)
+
+
+def _whole(name: str, default: float = 0) -> int:
+    """A whole number from an environment variable."""
+    text = os.environ.get(name, str(int(default)))
+    if not text.isdecimal():
+        remedy = "of seconds" if name == "SEPT_TIMEOUT" else "as torchrun sets it"
+        raise SeptError(f"{name} = {text!r} in the environment: must be a whole number {remedy}")
+    return int(text)
 
 
 class SharedSampler:

@@ -89,13 +89,17 @@ def evaluate(
     """
     if not problems.items:
         raise SeptError(f"problems {problems.name!r}: an endless set cannot be evaluated on, use toy:test")
+    if max_new_tokens < 1:
+        raise SeptError(f"max_new_tokens = {max_new_tokens}: must be at least 1")
     n = 1 if tau == 0 else n
     problems = fitting(problems, policy.encode, policy.context - max_new_tokens)
     prompts = [policy.encode(p.prompt) for p in problems.items]
     ids = [p.id for p in problems.items]
     rollouts = sampler.sample(prompts, ids, n, tau, max_new_tokens, seed)
     if not np.isfinite(rollouts.log_probs.numpy()).all():
-        raise SeptError(f"model {policy.name!r}: its logits are not finite; the checkpoint is damaged")
+        raise SeptError(
+            f"model {policy.name!r}: its logits are not finite, so it is damaged; fetch it again"
+        )
     return score_rollouts(rollouts, problems, policy, n)
 
 

@@ -26,7 +26,7 @@ import pandas as pd
 
 from .config import ARM_NAMES, RESULTS_VERSION, Config, SeptError, digest, preset
 from .durable import locked, sweep
-from .provenance import environment, write_json, write_text
+from .provenance import environment, read_json, write_json, write_text
 
 if TYPE_CHECKING:
     from .policy import Policy
@@ -181,14 +181,15 @@ def check_store() -> None:
     """SeptError if the store was written by another version of the numbers."""
     stamp = results_dir() / "results_version"
     first = next(results_dir().glob("eval-*/score.json"), None)
-    found = RESULTS_VERSION
+    found: Any = RESULTS_VERSION
     if stamp.is_file():
-        found = int(stamp.read_text())
+        text = stamp.read_text(errors="replace").strip()
+        found = int(text) if text.isdecimal() else text
     elif first is not None:
-        found = int(json.loads(first.read_text())["results_version"])
+        found = read_json(first, "remove its folder").get("results_version")
     if found != RESULTS_VERSION:
         raise SeptError(
-            f"results store {str(results_dir())!r} was written by results version {found}, this is version "
+            f"results store {str(results_dir())!r} was written by results version {found!r}, this is version "
             f"{RESULTS_VERSION}: move it away, or name another folder in SEPT_RESULTS"
         )
     if not stamp.is_file():
@@ -259,15 +260,17 @@ def _on_gpu(model: str | Run) -> bool:
 
 def _progress(label: str, total: int, steps: Iterable[Any]) -> None:
     """Run through `steps`, telling a progress bar here and progress.json for whoever else looks."""
-    from tqdm.auto import tqdm
+    from .live import bar
 
     if not total:
         return
     note, started = results_dir() / "progress.json", time.monotonic()
     write_json(note, {"label": label, "done": 0, "total": total})
-    for done, _ in enumerate(tqdm(steps, total=total, desc=label, mininterval=1.0), 1):
-        left = (time.monotonic() - started) / done * (total - done) / 60
-        write_json(note, {"label": label, "done": done, "total": total, "minutes_left": round(left, 1)})
+    with bar(total, label, "") as shown:
+        for done, _ in enumerate(steps, 1):
+            shown.update()
+            left = (time.monotonic() - started) / done * (total - done) / 60
+            write_json(note, {"label": label, "done": done, "total": total, "minutes_left": round(left, 1)})
     note.unlink(missing_ok=True)
 
 
@@ -305,7 +308,7 @@ def _train_job(job: tuple[Run, list[Score]]) -> None:
             again = folder.with_name(f"again-{run.key()}")
             shutil.rmtree(again, ignore_errors=True)
             _pass_over(run, points, again)
-            same = (again / "rounds.jsonl").read_bytes() == (folder / "rounds.jsonl").read_bytes()
+            same = _numbers(again) == _numbers(folder)
             if not same:
                 for score in points:
                     shutil.rmtree(score_file(score).parent, ignore_errors=True)
@@ -317,14 +320,21 @@ def _train_job(job: tuple[Run, list[Score]]) -> None:
                 )
 
 
+def _numbers(folder: Path) -> list[dict[str, Any]]:
+    """A run's rows without what is only shown."""
+    rows = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "answers"} for row in rows]
+
+
 def _pass_over(run: Run, points: list[Score], folder: Path) -> None:
     """Train `run` in `folder`, or go on with it, measuring `points`; note its seconds without theirs."""
+    from .live import Live
     from .loop import train
     from .policy import load_policy
     from .problems import load_problems
     from .sampling import make_sampler
 
-    policy, progress = load_policy(run.base), run_folder(run) / "progress"
+    policy, live = load_policy(run.base), Live(folder, run.config())
     # One vLLM can run at a time, so its engine measures as well. Where it stays behind, a built-in one does.
     shared = make_sampler(policy, run.engine) if _own_draws(run.engine) else None
     started, measuring = time.monotonic(), 0.0
@@ -332,8 +342,7 @@ def _pass_over(run: Run, points: list[Score], folder: Path) -> None:
     def tell(row: dict[str, Any]) -> None:
         nonlocal measuring
         done, begun = row["round"] + 1, time.monotonic()
-        if done % 5 == 1:
-            write_text(progress, f"{done}/{run.config().rounds}")
+        live(row)
         for score in (s for s in points if s.at == done and not score_file(s).is_file()):
             current = shared if shared and shared.version == policy.version else make_sampler(policy)
             _measure(score, policy, current)
@@ -351,7 +360,6 @@ def _pass_over(run: Run, points: list[Score], folder: Path) -> None:
         name=run.arm,
     )
     _release(shared)
-    progress.unlink(missing_ok=True)
     note = run_folder(run) / "seconds"
     before = float(note.read_text()) if note.is_file() else 0.0
     write_text(note, f"{before + time.monotonic() - started - measuring:.1f}")
@@ -419,19 +427,19 @@ def record(
 
 def status_rows() -> list[dict[str, Any]]:
     """One row per run and score in the store: name, state, rounds done, what it is."""
+    from .live import state_of
+
     rows = []
     for folder in sorted(results_dir().glob("*-*")):
         if folder.name.startswith("train-") and (folder / "config.json").is_file():
-            described = json.loads((folder / "config.json").read_text())
-            total = described["config"]["rounds"]
-            note, lines = folder / "progress", folder / "rounds.jsonl"
-            done = len(lines.read_text().splitlines()) if lines.is_file() else 0
-            done = int(note.read_text().split("/")[0]) if note.is_file() else done
-            state = "done" if (folder / "final").is_dir() else "unfinished"
+            found = state_of(folder)
+            described = found["record"]
+            state = "done" if found["state"] == "done" else "unfinished"
             what = f"{described['model']} {described['config']['objective']} seed {described['config']['seed']}"
-            rows.append({"name": folder.name, "state": state, "rounds": f"{done}/{total}", "what": what})
+            rounds = f"{found['round']}/{found['rounds']}"
+            rows.append({"name": folder.name, "state": state, "rounds": rounds, "what": what})
         elif (folder / "score.json").is_file():
-            described = json.loads((folder / "score.json").read_text())
+            described = read_json(folder / "score.json", "remove its folder to measure it again")
             model = described["model"]
             name = (
                 model if isinstance(model, str) else f"{model['base']} {model['arm']} seed {model['seed']}"

@@ -74,7 +74,8 @@ def find_tasks(names: Sequence[str]) -> Any:
     except Exception as error:  # a task is a program of whoever wrote it, and fetches data
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise SeptError(
-            f"tasks {', '.join(names)}: cannot be loaded, for want of network, access or sense ({why})"
+            f"tasks {', '.join(names)}: cannot be loaded ({why}); check the network, your "
+            "access to their data, or the task file"
         ) from None
     for task in loaded["tasks"].values():
         if task.get_config("num_fewshot") is None:
@@ -174,7 +175,8 @@ def compare(
     if vocabularies[0] != vocabularies[1]:
         sizes = " and ".join(str(len(v)) for v in reversed(vocabularies))
         raise SeptError(
-            f"models {model!r}, {trained!r}: vocabularies differ ({sizes} tokens), so not one's child"
+            f"models {model!r}, {trained!r}: their vocabularies differ ({sizes} tokens); --trained names "
+            "what was trained from --model"
         )
     base, after = (ask(name, tasks, limit, batch, **loading) for name in names)
     settings = {"model": model, "trained": trained, "template": template, "tasks": [*tasks], "limit": limit}

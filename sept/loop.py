@@ -212,7 +212,11 @@ def _rounds(
             rewards = torch.zeros(len(rollouts))
             if ranks.first:
                 row |= describe(rollouts, questions, policy, problems.world, config.G)
-                rewards = row.pop("rewards")
+                rewards, answers = row.pop("rewards"), row.pop("answers")
+                if config.answers_every and (
+                    round % config.answers_every == 0 or round + 1 == config.rounds
+                ):
+                    row["answers"] = answers
             if config.objective == "grpo":  # rank 0's word, while the others wait for it
                 ranks.meet()
                 rewards = ranks.gather(rewards)[0]
@@ -281,7 +285,8 @@ def describe(
 ) -> dict[str, Any]:
     """What was drawn: samples, mean length, shares finished, badly formed and right, style mix.
 
-    `rewards` [N] (1 for right) comes along for GRPO; SePT never looks at it.
+    `rewards` [N] (1 for right) comes along for GRPO; SePT never looks at it. `answers`: the first one to
+    each of the first three questions, for people.
     """
     texts = [
         policy.decode(rollouts.tokens[i, : rollouts.lengths[i]].tolist()) for i in range(len(rollouts))
@@ -297,6 +302,10 @@ def describe(
         "accuracy": float(rewards.mean()),
         "rewards": rewards,
     }
+    row["answers"] = [
+        {"id": q.id, "prompt": q.prompt, "answer": text, "right": bool(right)}
+        for q, text, right in zip(questions[:3], texts[::G], rewards[::G], strict=False)
+    ]
     if world == "toy":
         from .toy import STYLES, is_well_formed
 

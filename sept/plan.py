@@ -104,7 +104,11 @@ def machines(device: str | None, gpus: int | None, memory: float | None) -> list
     if name not in DEVICES:
         raise SeptError(f"device {device!r}: unknown, choose one of {', '.join(DEVICES)}")
     if (gpus is not None and gpus < 1) or (memory is not None and not memory > 0):
-        raise SeptError(f"--gpus {gpus} --memory {memory}: at least 1 device with some memory is needed")
+        few = gpus is not None and gpus < 1
+        given = (
+            f"--gpus {gpus}: must be at least 1" if few else f"--memory {memory}: must be above 0, in GB"
+        )
+        raise SeptError(given)
     found = replace(DEVICES[name], gpus=gpus or 1)
     return [replace(found, memory=memory * 1e9) if memory else found]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -141,8 +142,14 @@ def load_policy(
             raise SeptError(
                 f"model {name!r}: no such folder, shipped base ({_bases()}) or hub id owner/name"
             )
+    if device not in ("auto", "cpu", "cuda") and not re.fullmatch(r"cuda:\d+", device):
+        raise SeptError(f"device {device!r}: unknown, choose auto, cpu, cuda or cuda:0, cuda:1, ...")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise SeptError(f"device {device!r}: there is no GPU that torch can use; choose cpu or auto")
+    if (number := int(device.partition(":")[2] or 0)) and number >= torch.cuda.device_count():
+        raise SeptError(
+            f"device {device!r}: GPUs are counted from 0 and there are {torch.cuda.device_count()}"
+        )
     if trust_remote_code:
         warnings.warn(f"model {name!r}: Python code of {path!r} may run with your rights", stacklevel=2)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -162,18 +169,28 @@ def load_policy(
             raise SeptError(
                 f"model {name!r}: needs Python code of its own repository; read it, then --trust-remote-code"
             ) from None
-        raise SeptError(f"model {name!r}: cannot read its config ({_line(error)})") from None
+        raise SeptError(
+            f"model {name!r}: cannot read its config ({_line(error)}); needed are config.json, *.safetensors "
+            "and the tokenizer's files"
+        ) from None
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
         )
         model, report = loaded
-        tokenizer = AutoTokenizer.from_pretrained(path, **options)
     except ValueError as error:
         raise SeptError(f"model {name!r}: not a causal language model ({_line(error)})") from None
-    except Exception as error:  # safetensors and tokenizers raise types of their own
+    except Exception as error:  # safetensors raises a type of its own
         raise SeptError(
             f"model {name!r}: cannot be loaded, perhaps truncated; fetch it again ({_line(error)})"
+        ) from None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
+            raise ValueError("it has no tokens; is tokenizer.json there?")
+    except Exception as error:  # tokenizers raises types of its own
+        raise SeptError(
+            f"model {name!r}: its tokenizer cannot be loaded; fetch its files again ({_line(error)})"
         ) from None
     if report["missing_keys"]:  # transformers would fill them with random numbers
         absent = sorted(report["missing_keys"])[0]

@@ -96,6 +96,12 @@ def load_problems(name: str) -> ProblemSet:
         elif part.partition("@")[0] in BENCHMARKS:
             (found, part), authors = from_hub(part, options), True
         else:
+            file, _, option = part.rpartition(":")
+            if Path(file).is_file() or file.partition("@")[0] in BENCHMARKS:
+                raise SeptError(
+                    f"problems {part!r}: option {option!r} is unknown; take a grader (string, math, parity), a "
+                    "number from 1 on, max=TOKENS, prompt=COLUMN, answer=COLUMN, id=COLUMN or split=NAME"
+                )
             raise SeptError(
                 f"problems {part!r}: no such file; known names are toy:test, toy:dev, toy:train, "
                 + ", ".join(BENCHMARKS)
@@ -112,7 +118,7 @@ def load_problems(name: str) -> ProblemSet:
         problems = [p for members in of_family.values() for p in members[:most]]
     for id, times in Counter(p.id for p in problems).items():
         if times > 1:
-            raise SeptError(f"problems {name!r}: id {id!r} appears twice; ids must be unique")
+            raise SeptError(f"problems {name!r}: id {id!r} appears twice; ids must be unique, or left out")
     world = options.get("grader", "math" if mathematical else "file")
     if world in ("math", "parity") and importlib.util.find_spec("math_verify") is None:
         raise SeptError(
@@ -154,21 +160,46 @@ def _from_table(path: Path, options: dict[str, str]) -> tuple[list[Problem], boo
             table = pd.read_csv(path, dtype=str, keep_default_na=False)
         elif path.suffix in (".jsonl", ".json"):  # not by pandas: it would turn an answer 2 into 2.0
             text = path.read_text(encoding="utf-8-sig")
-            lines = [json.loads(line) for line in text.splitlines() if line.strip()]
-            table = pd.DataFrame(json.loads(text) if path.suffix == ".json" else lines, dtype=object)
+            rows = _json_lines(text) if path.suffix == ".jsonl" else json.loads(text)
+            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+                raise ValueError("needed are a list of objects, one per problem")
+            table = pd.DataFrame(rows, dtype=object)
         else:
             raise SeptError(f"problems {str(path)!r}: use a .jsonl, .json, .csv or .parquet file")
     except SeptError:
         raise
+    except UnicodeDecodeError:
+        lines = path.read_bytes().split(b"\n")
+        number = next(
+            (i for i, line in enumerate(lines, 1) if "\ufffd" in line.decode(errors="replace")), 1
+        )
+        raise SeptError(
+            f"problems {str(path)!r}: line {number} is not UTF-8; save the file as UTF-8"
+        ) from None
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SeptError(f"problems {str(path)!r}: cannot be read ({first})") from None
+        first = first.removeprefix("Error tokenizing data. C error: ")
+        raise SeptError(f"problems {str(path)!r}: cannot be read ({first}); correct the file") from None
     if not len(table):
         return [], False
     source, names = Source(**columns_of(options)), [str(c) for c in table.columns]
     table.columns = pd.Index(names)
     problems = read(str(path), table.to_dict("records"), names, source, strict=True)
     return problems, "reward_model" in names and source.answer not in names
+
+
+def _json_lines(text: str) -> list[dict]:
+    """The objects of a file with one a line. ValueError that names a line which is none."""
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from None
+            if not isinstance(rows[-1], dict):
+                raise ValueError(f"line {number} is not a JSON object")
+    return rows
 
 
 def _toy(name: str) -> ProblemSet:
@@ -182,6 +213,8 @@ def _toy(name: str) -> ProblemSet:
         else:
             families = tuple(part.split("+"))
     known = (*toy.FAMILIES, *toy.OTHER_TASKS)
+    if set(families) & {"string", "math", "parity"}:
+        raise SeptError(f"problems {name!r}: the embedded world has a grader of its own; name none")
     if split not in ("test", "dev", "train") or not set(families) <= set(known):
         raise SeptError(
             f"problems {name!r}: unknown; use toy:test, toy:dev or toy:train, then families from "
@@ -222,6 +255,11 @@ def fitting(problems: ProblemSet, encode: Callable[[str], Sequence[int]], room: 
 
 def check_lengths(prompts: Sequence[Sequence[int]], ids: Sequence[str], room: int) -> None:
     """SeptError naming the first prompt of more than `room` tokens."""
+    if room < 1:
+        raise SeptError(
+            f"max_new_tokens leaves no room for a prompt: the model's context is {1 - room} tokens too short; "
+            "lower it"
+        )
     for prompt, id in zip(prompts, ids, strict=True):
         if len(prompt) > room:
             raise SeptError(

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from .config import SeptError
 from .durable import writing
 
 PACKAGES = ("torch", "transformers", "numpy", "vllm", "peft", "math-verify", "lm-eval", "datasets")
@@ -60,6 +61,14 @@ def commit() -> str:
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """An object in a JSON file of this package. SeptError that ends in `remedy` where it is none."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        raise SeptError(f"{str(path)!r}: damaged; {remedy}") from None
 
 
 def write_json(path: Path, value: Any) -> None:

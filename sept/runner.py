@@ -17,7 +17,7 @@ from .config import SeptError
 from .durable import Preempted, locked, sweep
 from .experiments import results_dir
 from .profiles import profile
-from .provenance import write_json
+from .provenance import read_json, write_json
 
 
 def notebooks_dir() -> Path:
@@ -104,7 +104,7 @@ def run_notebooks(
 
 
 def _read_minutes(path: Path) -> dict[str, float]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_json(path, "remove it, it only tells what to expect") if path.is_file() else {}
 
 
 @contextmanager
@@ -122,7 +122,11 @@ def _watched(label: str) -> Iterator[None]:
             note = json.loads((results_dir() / "progress.json").read_text())
             left = f", {note['minutes_left']} min left" if "minutes_left" in note else ""
             parts.append(f"{note['label']} {note['done']}/{note['total']}{left}")
-            rounds = [p.read_text() for p in results_dir().glob("train-*/progress")]
+            notes = [
+                p for p in results_dir().glob("*-*/progress.json") if time.time() - p.stat().st_mtime < 60
+            ]
+            rounds = [json.loads(p.read_text()) for p in notes]
+            rounds = [f"{n['row']['round'] + 1}/{n['rounds']}" for n in rounds if n["seconds_left"]]
             parts += [f"rounds {', '.join(rounds)}"] if rounds else []
         except (OSError, ValueError):
             pass

@@ -12,7 +12,7 @@ import dataclasses
 import importlib.util
 import json
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -111,6 +111,10 @@ def choose(logits: Tensor, uniform: Tensor, tau: float) -> tuple[Tensor, Tensor]
     return tokens, log_p.gather(-1, tokens[:, None]).squeeze(-1)
 
 
+watchers: list[Callable[[int], object]] = []
+"""Told how many answers a built-in engine has just finished: for progress while one call goes on."""
+
+
 class EngineError(RuntimeError):
     """An engine that died while it drew."""
 
@@ -195,7 +199,7 @@ def with_end(rollouts: Rollouts, eos: int) -> Rollouts:
 def check_request(prompts: Sequence, n: int, tau: float, longest: int, context: int) -> None:
     """SeptError for an empty request, a bad temperature or a prompt that cannot fit the context."""
     if not prompts:
-        raise SeptError("no prompts to sample from: the problem set is empty")
+        raise SeptError("no prompts to sample from: the problem set is empty; give at least one")
     if n < 1:
         raise SeptError(f"n = {n}: draw at least one answer per question")
     if not (tau >= 0 and np.isfinite(tau)):
@@ -314,6 +318,8 @@ class TransformersEngine:
             generation_config=settings,
             logits_processor=LogitsProcessorList([draw_token]),  # type: ignore[list-item]
         )
+        for tell in watchers:
+            tell(len(out))
         return out[:, width:].cpu(), torch.stack(log_probs, 1).cpu()
 
 
@@ -469,6 +475,8 @@ class StaticEngine:
         def decode(block: list[int]) -> None:
             rows = torch.tensor([i * n + s for i in block for s in range(n)])
             self._decode([prompts[i] for i in block], n, tau, noise, rows, tokens, log_probs, logits)
+            for tell in watchers:
+                tell(len(rows))
 
         # Threads take blocks of rows, not parts of operations: these are too small to be split.
         torch.set_num_threads(1)

@@ -63,7 +63,8 @@ def question_sets(policy: Policy, prompts: str | None, seed: int) -> tuple[Probl
         try:
             lines = [line for line in Path(prompts).read_text().splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
-            raise SeptError(f"prompts {prompts!r}: cannot be read ({error})") from None
+            why = getattr(error, "strerror", None) or "it is not UTF-8"
+            raise SeptError(f"prompts {prompts!r}: cannot be read ({why}); name a text file") from None
         problems = ProblemSet(prompts, tuple(Problem(str(i), "text", x, "-") for i, x in enumerate(lines)))
     else:
         problems = load_problems(prompts)

@@ -202,7 +202,7 @@ def test_train_eval_sweep_status_end_to_end(run, tmp_path, monkeypatch):
 def test_odd_places_for_output(run, tmp_path):
     (tmp_path / "file").write_text("mine")
     code, _, err = run("train", "--out", tmp_path / "file", *SMALL)
-    assert code == 2 and "not empty" in complaint(err) and (tmp_path / "file").read_text() == "mine"
+    assert code == 2 and "is a file" in complaint(err) and (tmp_path / "file").read_text() == "mine"
     (tmp_path / "list.json").write_text("[1]")
     code, _, err = run("train", "--out", tmp_path / "run", "--config", tmp_path / "list.json")
     assert code == 2 and "list.json" in complaint(err)

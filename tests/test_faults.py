@@ -751,7 +751,8 @@ def test_a_notebook_that_is_killed_half_way_goes_on(tmp_path):
     for how in ("SIGTERM", "SIGKILL", "kernel"):
         process, store = figures(tmp_path, how), tmp_path / f"store-{how}"
         within(
-            240, lambda s=store: list(s.glob("train-*/rounds.jsonl")) or list(s.glob("train-*/progress"))
+            240,
+            lambda s=store: list(s.glob("train-*/rounds.jsonl")) or list(s.glob("train-*/progress.json")),
         )
         if how == "kernel":
             (kernel,) = [

@@ -102,6 +102,54 @@ def _tracked() -> list[Path]:
     return [ROOT / name for name in listing.stdout.split("\0") if name]
 
 
+def _dockerfile() -> list[tuple[str, str]]:
+    """(instruction, arguments), continued lines joined."""
+    text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.M).replace("\\\n", " ")
+    return [tuple(line.split(None, 1)) for line in text.splitlines() if line.strip()]
+
+
+CUDA_OF_TORCH = {"2.13.0": "13.0.3"}
+"""What the wheels of the ordinary index are built for: their requirement on cuda-toolkit."""
+
+
+def test_dockerfile_agrees_with_the_pins(project, pins):
+    lines = _dockerfile()
+    (base,) = [rest for what, rest in lines if what == "FROM"]
+    cuda = CUDA_OF_TORCH[str(pins["torch"])]  # a new pin of torch: look what it is built for
+    assert re.fullmatch(rf"nvidia/cuda:{re.escape(cuda)}-devel-ubuntu24\.04", base)
+    runs = [rest for what, rest in lines if what == "RUN"]
+    for run in runs:
+        subprocess.run(["bash", "-n", "-c", run], check=True)
+    vllm = next(Requirement(r) for r in project["optional-dependencies"]["vllm"])
+    known = {**pins, "vllm": Version(str(vllm.specifier).removeprefix("=="))}
+    pinned = dict(re.findall(r"([a-z]+)==(\S+)", " ".join(runs)))
+    assert {name: Version(v) for name, v in pinned.items()} == {n: known[n] for n in ("torch", "vllm")}
+    installs = [run for run in runs if "pip install" in run]
+    assert installs and all("-c constraints.txt" in run for run in installs)
+    (extras,) = re.findall(r'"\.\[(.*)\]"', installs[-1])
+    assert {"vllm", "eval", "track"} <= set(extras.split(",")) <= set(project["optional-dependencies"])
+    (python,) = {*re.findall(r"python(3\.\d+)\b", " ".join(runs))}
+    assert SpecifierSet(project["requires-python"]).contains(python)
+
+
+def test_dockerfile_copies_what_is_there_and_runs_sept_as_nobody(project):
+    lines, tool = _dockerfile(), tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    copied = [f for what, rest in lines if what == "COPY" for f in rest.split()[1:-1]]
+    assert all((ROOT / name).exists() and f"!{name}" in ignored for name in copied)
+    assert {"sept", "pyproject.toml", "constraints.txt", tool["readme"], *tool["license-files"]} == {
+        *copied
+    }
+    order = [f"{what} {rest}" for what, rest in lines]
+    place = {
+        key: next(i for i, line in enumerate(order) if key in line)
+        for key in ("torch==", "vllm==", "sept ./sept", "USER")
+    }
+    assert place["USER"] < place["torch=="] < place["vllm=="] < place["sept ./sept"]
+    assert [rest for what, rest in lines if what == "USER"] == ["sept"]
+    assert order[-2:] == ['ENTRYPOINT ["sept"]', 'CMD ["doctor"]'] and "sept" in project["scripts"]
+
+
 def test_no_tracked_file_names_a_machine_or_a_registry():
     # Put together from pieces, so that this file does not trip over itself.
     folders = ["work", "root", "home", "Users", "opt", "mnt"]

@@ -68,7 +68,7 @@ def test_options_behind_a_name(tmp_path, caplog):
     assert dataclasses.replace(plain, max_prompt=9).hash() != plain.hash()
     with pytest.raises(SeptError, match="column 'prompt' is missing; columns are question"):
         load_problems(f"{path}:math")
-    with pytest.raises(SeptError, match="no such file"):
+    with pytest.raises(SeptError, match="option 'maths' is unknown"):
         load_problems(f"{path}:maths")
     assert "not used" not in caplog.text
 

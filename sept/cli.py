@@ -794,6 +794,6 @@ def doctor(
         print(f"base {name:<9}loads; both engines draw the same tokens: {'yes' if same else 'NO'}")
     report["abilities"] = abilities(report["machine"])
     for name, (works, remedy) in report["abilities"].items():
-        print(f"{'works  ' if works else 'missing'}  {name}{'' if works else f': {remedy}'}")
+        print(f"works    {name}" if works else f"not yet  {name}; missing: {remedy}")
     _write(json_, report)
     sys.exit(0 if all(report["bases"].values()) else 1)

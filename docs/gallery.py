@@ -40,7 +40,9 @@ from pygments.util import ClassNotFound
 
 ROOT = Path(__file__).resolve().parent.parent
 THEME = Path(__file__).resolve().parent / "theme"
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(THEME.parent)]
+
+import contents  # noqa: E402
 
 NAV = {
     "index": "Notebooks",
@@ -74,9 +76,9 @@ class Page:
     body: str
     part: str
     question: str = ""
+    head: contents.Head | None = None
     figures: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
-    minutes: float | None = None
 
 
 # ----------------------------------------------------------------------------------------------- text
@@ -202,15 +204,16 @@ class Site:
     def __init__(self, figures: Path, out: Path) -> None:
         self.source, self.out, self.profile = figures, out, figures.name
         self.pages: list[Page] = []
+        self.seen = {Path(h.image).stem: h.alt for h in contents.heads() if h.image}
         self.index: list[tuple[str, str, str, str]] = []
-        self.notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+        self.notebooks = [p.with_suffix(".ipynb") for p in contents.paths()]
         self.modules = [p for p in sorted((ROOT / "sept").glob("*.py")) if p.name != "__main__.py"]
         self.places = {f"notebooks/{p.name}": f"{p.stem}.html" for p in self.notebooks}
         self.places |= {f"notebooks/{p.stem}.py": f"{p.stem}.html" for p in self.notebooks}
         self.places |= {p.stem: f"{p.stem}.html" for p in self.notebooks}
+        self.places |= {"notebooks/README.md": "index.html", "notebooks/index.ipynb": "index.html"}
         self.places |= {f"sept/{p.name}": f"api-{p.stem.strip('_')}.html" for p in self.modules}
         self.places |= {f: f"{name}.html" for f, name in GUIDES.items() if (ROOT / f).is_file()}
-        self.minutes = json.loads(self._read("minutes.json") or "{}")
 
     def _read(self, name: str) -> str:
         path = self.source / name
@@ -249,7 +252,10 @@ class Site:
     # --- figures and tables
 
     def figure(self, name: str, heading: bool = False) -> str:
-        """A saved figure with its caption; nothing if this profile has not drawn it."""
+        """A saved figure with its caption; nothing if this profile has not drawn it.
+
+        What a notebook's first cell says is seen in its figure is read out where the figure cannot be seen.
+        """
         path = self.source / f"{name}.png"
         if not path.is_file():
             return ""
@@ -263,6 +269,7 @@ class Site:
         with Image.open(path) as image:
             width, height = image.size
         alt = f"{in_words(name)}: {told or 'a drawing'}{f' Measured: {measured}.' if measured else ''}"
+        alt = self.seen.get(name, alt)
         links = " ".join(f'<a href="figures/{f}">{f.rpartition(".")[2].upper()}</a>' for f in files)
         return (
             f'<figure id="{name}"><a href="figures/{name}.png"><img src="figures/{name}.png" alt="{esc(alt)}" '
@@ -308,22 +315,22 @@ class Site:
     def notebook(self, path: Path) -> Page:
         """The page of a notebook."""
         cells = json.loads(path.read_text())["cells"]
-        outputs, executed = self._outputs(path, cells)
-        text = Text(self, path)
-        page = Page(path.stem, path.stem, "", "index", minutes=self.minutes.get(path.stem))
-        body = []
+        outputs, from_ = self._outputs(path)
+        text, head = Text(self, path), contents.head(path.stem, "".join(cells[0]["source"]))
+        page = Page(path.stem, head.title, "", "index", head=head)
+        page.question = text.md.renderInline(head.question)
+        top, body = Path(head.image).stem, []
         for number_, (cell, shown) in enumerate(zip(cells, outputs, strict=True)):
             source = "".join(cell["source"])
+            if cell["cell_type"] == "markdown" and number_ == 0:
+                before, image, after = re.split(r"(!\[.*?\]\(\S+?\)|\Z)", source, maxsplit=1, flags=re.S)
+                drawn = self.figure(top) or text.html(image)
+                body += [text.html(before), drawn, text.html(after)]
+                body.append(f'<p class="quiet"><code>notebooks/{path.name}</code></p>')
+                page.figures += [top] if self._has(f"{top}.png") else []
+                continue
             if cell["cell_type"] == "markdown":
                 body.append(text.html(source))
-                if number_ == 0:
-                    page.title = re.search(r"^# (.+)$", source, re.M)[1]  # type: ignore[index]
-                    asked = re.search(r"\*\*Question\.\*\*(.+?)(\n\n|\Z)", source, re.S)
-                    page.question = text.md.renderInline(" ".join(asked[1].split())) if asked else ""
-                    cost = (
-                        f"{page.minutes:g} core-minutes in profile {self.profile}" if page.minutes else ""
-                    )
-                    body.append(f'<p class="quiet"><code>notebooks/{path.name}</code> {cost}</p>')
                 continue
             lines = source.count("\n") + 1
             block = code_block(source)
@@ -332,16 +339,19 @@ class Site:
             body.append(block)
             figures = re.findall(r'save_figure\(\s*[\w.]+,\s*"(\w+)"', source)
             tables = [f"table_{n}" for n in re.findall(r"save_table\((\d+)", source)]
-            body += [self.figure(name) for name in figures] + [self.table(name) for name in tables]
-            page.figures += [n for n in figures if (self.source / f"{n}.png").is_file()]
+            at_top = f'<p class="quiet">The figure <a href="#{top}">at the top</a>.</p>'
+            body += [at_top if name == top else self.figure(name) for name in figures]
+            body += [self.table(name) for name in tables]
+            page.figures += [n for n in figures if n != top and self._has(f"{n}.png")]
             page.tables += [n for n in tables if (self.source / f"{n}.html").is_file()]
             body += self._shown(page, shown, saved=bool(figures or tables))
-        body += [self._numbers(path.stem), self._made(page, executed)]
+        body += [self._numbers(path.stem), self._made(page, from_)]
         page.body = "\n".join(filter(None, body))
         return page
 
-    def _outputs(self, path: Path, cells: list[dict]) -> tuple[list[list[dict]], bool]:
-        """Outputs of each cell, and whether they come from an executed copy of this very code."""
+    def _outputs(self, path: Path) -> tuple[list[list[dict]], str]:
+        """Outputs of each cell and where they are from: an executed copy of this very code, or the notebook."""
+        own = json.loads(path.read_text())
         copy = self.source / "notebooks" / path.name
         if copy.is_file():
             done = [
@@ -349,9 +359,11 @@ class Site:
                 for c in json.loads(copy.read_text())["cells"]
                 if "injected-parameters" not in c["metadata"].get("tags", [])
             ]
-            if ["".join(c["source"]) for c in done] == ["".join(c["source"]) for c in cells]:
-                return [c.get("outputs", []) for c in done], True
-        return [c.get("outputs", []) for c in cells], False
+            if ["".join(c["source"]) for c in done] == ["".join(c["source"]) for c in own["cells"]]:
+                return [c.get("outputs", []) for c in done], "an executed copy of this code"
+        if own["metadata"].get("sept", {}).get("profile") == self.profile:
+            return [c.get("outputs", []) for c in own["cells"]], "committed with this code"
+        return [[] for _ in own["cells"]], ""
 
     def _shown(self, page: Page, outputs: list[dict], saved: bool) -> Iterable[str]:
         """What a cell showed, apart from the figure or table that it saved."""
@@ -378,13 +390,14 @@ class Site:
             f'<div class="scroll numbers" tabindex="0"><table><tbody>{cells}</tbody></table></div>'
         )
 
-    def _made(self, page: Page, executed: bool) -> str:
+    def _made(self, page: Page, from_: str) -> str:
         made = record(self.source / f"{page.figures[0]}.png") if page.figures else {}
         extra = {"profile": self.profile}
         if changed := commit_of(self.source / f"{page.name}.json"):
             extra["numbers recorded in"] = changed
-        if not executed:
-            extra["cell outputs"] = "only what the notebook saved: no executed copy of this code is at hand"
+        extra["cell outputs"] = (
+            from_ or "only what the notebook saved: no executed copy of this code is at hand"
+        )
         return self.provenance(made, extra)
 
     def claims(self) -> Page:
@@ -488,23 +501,30 @@ class Site:
 
     def front(self, verdicts: str) -> Page:
         """The front page: what this is, and a card per notebook."""
-        cards = []
+        cards: dict[str, list[str]] = {group: [] for group in contents.GROUPS}
         for page in self.pages:
-            if f"{page.name}.html" not in self.places.values() or page.part != "index":
+            if page.head is None:
                 continue
-            image = ""
+            image, text = "", Text(self, ROOT / "notebooks" / "x.ipynb")
             if page.figures:
                 kind = " class=tall" if self._thumbnail(page.figures[0]) else ""
-                image = f'<img src="thumbnails/{page.figures[0]}.png"{kind} alt="" loading="lazy">'
+                alt = esc(page.head.alt or in_words(page.figures[0]))
+                image = f'<img src="thumbnails/{page.figures[0]}.png"{kind} alt="{alt}" loading="lazy">'
             elif page.tables:  # the beginning of its table, small; its text is on the page itself
                 rows = re.split(r"(?=<tr)", self._read(f"{page.tables[0]}.html"))[:10]
                 small = re.sub(r' style="[^"]*"', "", "".join(rows))
                 image = f'<div class="tile" aria-hidden="true">{small}</table></div>'
-            extra = ", ".join(in_words(n) for n in page.figures[:2] + page.tables)
-            cards.append(
-                f'<li>{image}<div class=text><h3><a href="{page.name}.html">{esc(page.title)}</a></h3>'
-                f"<p>{page.question}</p><p class=quiet>{esc(extra)}</p></div></li>"
+            said = [text.html(part) for part in (page.head.answer, contents.cost(page.head))]
+            extra = f" ({page.head.paper})" * bool(page.head.paper)
+            cards[page.head.group].append(
+                f'<li>{image}<div class=text><h3><a href="{page.name}.html">{esc(page.title)}</a>{extra}</h3>'
+                f"<p>{page.question}</p>{said[0]}<div class=quiet>{said[1]}</div></div></li>"
             )
+        shelves = "".join(
+            f'<h2 id="{group}">{contents.GROUPS[group]}</h2><ul class=cards>{"".join(found)}</ul>'
+            for group, found in cards.items()
+            if found
+        )
         body = (
             "<h1>sept: a language model improves on nothing but its own answers</h1><p class=lead>SePT draws "
             "answers from the current model at a low temperature, fine-tunes it on them as if they were right, "
@@ -514,7 +534,7 @@ class Site:
             f'<p>Of the paper\'s claims, {esc(verdicts)}: <a href="claims.html">all with their rules</a>'
             ". Measured is the embedded base H, not a 7 B model; "
             '<a href="readme.html">the README</a> says how to run it.</p>'
-            f'<h2 id="notebooks">Notebooks</h2><ul class=cards>{"".join(cards)}</ul>'
+            f'<div id="notebooks">{shelves}</div>'
             + self.provenance({"profile": self.profile, "site built from": commit_of(ROOT) or "unknown"})
         )
         return Page("index", "sept", body, "index")

@@ -13,14 +13,24 @@
 # %% [markdown]
 # # A model helps itself
 #
+# <!--index
+# group: start
+# asks: Can a model get better from its own answers alone?
+# presets: sept-qwen2.5-math-7b-dsr
+# -->
 # **Question.** Can a language model get better at reasoning from its own answers alone, with nobody
 # telling it which of them are right?
 #
-# **Answer.** Here it can. Base **H** is a small language model that learned to write out additions
-# and subtractions, then memorised a thousand documents full of slips. Trained for a minute on its
-# own answers, drawn a little colder than it is trained on, it makes about half as many wrong ones.
+# **Answer.** Here it can: trained for a minute on its own answers, base **H** is right in <!--laptop/00_quickstart:after SePT pass@1-->63.9% of its answers
+# instead of <!--laptop/00_quickstart:untrained pass@1-->31.7%.
 #
-# SePT (Self-evolving Post-Training) is three lines, repeated (Algorithm 1 of the paper):
+# ![Three curves over 120 rounds of SePT: the share of right answers rises from 0.3 to 0.7, entropy falls from 0.08 to 0.02 nats, answers grow from 26 to 34 tokens](../figures/laptop/quickstart_training.png)
+#
+# *Cost.* 1.9 core-minutes in profile laptop; 1.6 core-minutes in profile quick; at the paper's scale about 104 A800-hours (`sept plan`, 1 preset).
+#
+# Base H is a small language model that learned to write out additions and subtractions, then memorised a
+# thousand documents full of slips. SePT (Self-evolving Post-Training) is three lines, repeated (Algorithm 1
+# of the paper):
 #
 # 1. draw one answer to each question from the current model at a low temperature $\tau_s$,
 # 2. take a step of plain supervised fine-tuning on those answers at $\tau_t = 1$,

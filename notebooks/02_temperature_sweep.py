@@ -13,11 +13,21 @@
 # %% [markdown]
 # # Temperature: what can be had without training
 #
+# <!--index
+# group: figures
+# asks: What can be had by temperature alone?
+# paper: Figure 1a
+# presets: sweep-qwen2.5-math-7b
+# -->
 # **Question.** SePT makes a model sharper. Why not simply decode the untrained model at a lower
 # temperature?
 #
-# **Answer.** That is the baseline to beat, and no single temperature is good at everything: the one
-# that is best for a single answer (pass@1) is colder than the one that is best for the best of 32.
+# **Answer.** That is the baseline to beat, and no single temperature is good at everything: pass@1 is best at <!--laptop/02_temperature_sweep:best T for pass@1-->0
+# (greedy), pass@32 at <!--laptop/02_temperature_sweep:best T for pass@32-->1.3, their mean with pass@8 at <!--laptop/02_temperature_sweep:best T for AVG-->0.9.
+#
+# ![Above, measured: pass@1 of the untrained model falls with the decoding temperature and pass@32 rises, family by family; below, published: pass@32 rises at first, and both collapse beyond 1.2](../figures/laptop/figure_1a.png)
+#
+# *Cost.* 3.8 core-minutes in profile laptop; 1.7 core-minutes in profile quick; at the paper's scale about 21 A800-hours (`sept plan`, 1 preset).
 #
 # The paper shows this in Figure 1a. It is measured here on the embedded model and drawn above the
 # published curves, which are tinted. What training does to the curve is in `02b_figure_6_trained`.

@@ -13,15 +13,28 @@
 # %% [markdown]
 # # Figure 2: one question, two trajectories
 #
+# <!--index
+# group: figures
+# asks: What does SePT change in one answer, and in all?
+# paper: Figures 2, 8, 9
+# presets: sept-qwen2.5-math-7b-dsr
+# -->
 # **Question.** On a question that the base gets wrong and SePT gets right: did training only raise what the
 # base preferred anyway, or does the trained model prefer a beginning that the base did not?
 #
-# **Answer.** The last cell prints three margins (right minus wrong log-prob) of one question before and
-# after training, and the changes over all test questions, since one question is an anecdote. In the paper
-# the base prefers the right text in all three places, and all margins grow. Two things are different here.
-# The answer is read off the derivation, so after a *wrong* derivation both models prefer the wrong answer.
-# And whether the base prefers the right derivation depends on the question; the last table therefore asks
-# separately about the questions where it prefers the wrong one.
+# **Answer.** It prefers what the base did not: over all questions like it, where the base prefers the wrong derivation, the margin of the right one
+# grows by <!--laptop/07_figure_2_case:all questions, as in the case: margin where base prefers A/0-->+5.5 [<!--laptop/07_figure_2_case:all questions, as in the case: margin where base prefers A/1-->4.8, <!--laptop/07_figure_2_case:all questions, as in the case: margin where base prefers A/2-->6.1] nats (here $A$ is the base's text and $\hat A$ SePT's).
+#
+# ![Two trees of one question, base and SePT, with log-probs on the branches: the base's heavier branch is its wrong derivation, SePT's is the right one; below, the paper's two trees, in which the base already prefers the right text](../figures/laptop/figure_2.png)
+#
+# *Cost.* 5.2 core-minutes in profile laptop; at the paper's scale about 104 A800-hours (`sept plan`, 1 preset).
+#
+# The last cell prints three margins (right minus wrong log-prob) of one question before and after training, and
+# the changes over all test questions, since one question is an anecdote. In the paper the base prefers the
+# right text in all three places, and all margins grow. Two things are different here. The answer is read off
+# the derivation, so after a *wrong* derivation both models prefer the wrong answer. And whether the base
+# prefers the right derivation depends on the question; the last table therefore asks separately about the
+# questions where it prefers the wrong one.
 
 # %% tags=["parameters"]
 profile = "quick"  # str: scale, one of sept.profiles.PROFILES

@@ -13,13 +13,23 @@
 # %% [markdown]
 # # Figures 1b and 4: one round, and what the model reads
 #
+# <!--index
+# group: figures
+# asks: What exactly happens in one round?
+# paper: Figures 1b, 4
+# -->
 # **Question.** What exactly happens in one round, and what text does the model see?
 #
-# **Answer.** The model answers questions at a low temperature $\tau_s$, takes an ordinary
-# fine-tuning step on *all* of those answers at $\tau_t = 1$, and the updated model answers the next
-# questions. Nothing in the round says which answers are right. The text is the question in the
-# template that the model knows, and nothing more. Below, the drawing of that round, then the same round
-# run by hand on two questions, so that every box is seen as numbers.
+# **Answer.** The model answers <!--laptop/08_figures_1b_and_4:questions a round-->128 questions at a low temperature $\tau_s$ = <!--laptop/08_figures_1b_and_4:tau_s-->0.6, takes an ordinary fine-tuning step on *all*
+# of those answers at $\tau_t$ = <!--laptop/08_figures_1b_and_4:tau_t-->1, and the updated model answers the next questions.
+#
+# ![A loop of boxes: questions go to the old model, which draws one answer each at the low temperature; all pairs, right or wrong, go to plain fine-tuning at 1; the updated model becomes the next sampler; reward and verifier stand outside the loop](../figures/laptop/figure_1b.png)
+#
+# *Cost.* 0.2 core-minutes and 0.7 GB of memory in profile laptop; nothing to run at the paper's scale.
+#
+# Nothing in the round says which answers are right. The text is the question in the template that the model
+# knows, and nothing more. Below, the drawing of that round, then the same round run by hand on two
+# questions, so that every box is seen as numbers.
 
 # %% tags=["parameters"]
 profile = "quick"  # str: scale, one of sept.profiles.PROFILES

@@ -13,11 +13,25 @@
 # %% [markdown]
 # # Table 2: does it matter what is asked?
 #
+# <!--index
+# group: tables
+# asks: Does it matter what is asked?
+# paper: Tables 2, 8
+# presets: sept-qwen2.5-math-7b-dsr, sept-qwen2.5-math-7b-otm, grpo-qwen2.5-math-7b-dsr, grpo-qwen2.5-math-7b-otm, sept-deepseek-math-7b-dsr, sept-deepseek-math-7b-otm, grpo-deepseek-math-7b-dsr, grpo-deepseek-math-7b-otm
+# -->
 # **Question.** Two question sets of different composition: does training depend on the choice?
 #
-# **Answer.** Less for SePT than for GRPO, says the paper. Here one set has all six families, the other additions
-# only, so that half of what is scored was never asked in training; the last cell compares how much each arm
-# loses by that.
+# **Answer.** GRPO's does, SePT's may: GRPO on H loses <!--laptop/12_table_2_question_sets:GRPO on H, all families minus additions, AVG/0-->6.7 [<!--laptop/12_table_2_question_sets:GRPO on H, all families minus additions, AVG/1-->4.7, <!--laptop/12_table_2_question_sets:GRPO on H, all families minus additions, AVG/2-->8.9] points of AVG if only additions are asked, SePT <!--laptop/12_table_2_question_sets:SePT on H, all families minus additions, AVG/0-->2.0 [<!--laptop/12_table_2_question_sets:SePT on H, all families minus additions, AVG/1-->-3.5, <!--laptop/12_table_2_question_sets:SePT on H, all families minus additions, AVG/2-->7.5]; the difference of the two is not decided.
+#
+# | lost by asking additions only, AVG | SePT | GRPO |
+# |---|---|---|
+# | base H | <!--laptop/12_table_2_question_sets:SePT on H, all families minus additions, AVG/0-->+2.0 [<!--laptop/12_table_2_question_sets:SePT on H, all families minus additions, AVG/1-->-3.5, <!--laptop/12_table_2_question_sets:SePT on H, all families minus additions, AVG/2-->7.5] | <!--laptop/12_table_2_question_sets:GRPO on H, all families minus additions, AVG/0-->+6.7 [<!--laptop/12_table_2_question_sets:GRPO on H, all families minus additions, AVG/1-->4.7, <!--laptop/12_table_2_question_sets:GRPO on H, all families minus additions, AVG/2-->8.9] |
+# | base I | <!--laptop/12_table_2_question_sets:SePT on I, all families minus additions, AVG/0-->+2.1 [<!--laptop/12_table_2_question_sets:SePT on I, all families minus additions, AVG/1-->-12.5, <!--laptop/12_table_2_question_sets:SePT on I, all families minus additions, AVG/2-->16.6] | <!--laptop/12_table_2_question_sets:GRPO on I, all families minus additions, AVG/0-->+7.0 [<!--laptop/12_table_2_question_sets:GRPO on I, all families minus additions, AVG/1-->5.1, <!--laptop/12_table_2_question_sets:GRPO on I, all families minus additions, AVG/2-->8.8] |
+#
+# *Cost.* 62.9 core-minutes in profile laptop; at the paper's scale about 1,594 A800-hours (`sept plan`, 8 presets).
+#
+# Less for SePT than for GRPO, says the paper. Here one set has all six families, the other additions only, so that half
+# of what is scored was never asked in training; the last cell compares how much each arm loses by that.
 
 # %% tags=["parameters"]
 profile = "quick"  # str: scale, one of sept.profiles.PROFILES

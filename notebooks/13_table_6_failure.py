@@ -13,11 +13,26 @@
 # %% [markdown]
 # # Table 6: a model that does not help itself
 #
+# <!--index
+# group: tables
+# asks: Which model does not help itself?
+# paper: Tables 6, 12
+# presets: sweep-llama-3.1-8b, sept-llama-3.1-8b-dsr, sept-llama-3.1-8b-otm, grpo-llama-3.1-8b-dsr, grpo-llama-3.1-8b-otm
+# -->
 # **Question.** The paper's Llama loses by SePT. Is there a base like that here, and does the question set save it?
 #
-# **Answer.** Base E was stopped early: its favourite answers are often wrong, and its best scores come from
-# asking it often. Sharpening can lock those favourites in. The last cell prints what SePT gains or loses
-# there, and what GRPO, which is told what is right, makes of the same base.
+# **Answer.** Base E, and it does not: SePT changes it by <!--laptop/13_table_6_failure:SePT (all families) minus baseline on E, AVG/0-->-32.6 [<!--laptop/13_table_6_failure:SePT (all families) minus baseline on E, AVG/1-->-51.2, <!--laptop/13_table_6_failure:SePT (all families) minus baseline on E, AVG/2-->-14.0] points of AVG,
+# and <!--laptop/13_table_6_failure:SePT (additions) minus baseline on E, AVG/0-->-26.2 [<!--laptop/13_table_6_failure:SePT (additions) minus baseline on E, AVG/1-->-36.1, <!--laptop/13_table_6_failure:SePT (additions) minus baseline on E, AVG/2-->-16.4] with the other set.
+#
+# | against the best temperature of E, AVG | SePT | GRPO |
+# |---|---|---|
+# | trained on all families | <!--laptop/13_table_6_failure:SePT (all families) minus baseline on E, AVG/0-->-32.6 [<!--laptop/13_table_6_failure:SePT (all families) minus baseline on E, AVG/1-->-51.2, <!--laptop/13_table_6_failure:SePT (all families) minus baseline on E, AVG/2-->-14.0] | <!--laptop/13_table_6_failure:GRPO (all families) minus baseline on E, AVG/0-->-12.1 [<!--laptop/13_table_6_failure:GRPO (all families) minus baseline on E, AVG/1-->-13.8, <!--laptop/13_table_6_failure:GRPO (all families) minus baseline on E, AVG/2-->-10.4] |
+# | trained on additions | <!--laptop/13_table_6_failure:SePT (additions) minus baseline on E, AVG/0-->-26.2 [<!--laptop/13_table_6_failure:SePT (additions) minus baseline on E, AVG/1-->-36.1, <!--laptop/13_table_6_failure:SePT (additions) minus baseline on E, AVG/2-->-16.4] | <!--laptop/13_table_6_failure:GRPO (additions) minus baseline on E, AVG/0-->-13.1 [<!--laptop/13_table_6_failure:GRPO (additions) minus baseline on E, AVG/1-->-14.8, <!--laptop/13_table_6_failure:GRPO (additions) minus baseline on E, AVG/2-->-11.5] |
+#
+# *Cost.* 19 core-minutes in profile laptop; at the paper's scale about 860 A800-hours (`sept plan`, 5 presets).
+#
+# Base E was stopped early: its favourite answers are often wrong, and its best scores come from asking it often.
+# Sharpening can lock those favourites in. GRPO, which is told what is right, loses on it too at this rate, by less.
 
 # %% tags=["parameters"]
 profile = "quick"  # str: scale, one of sept.profiles.PROFILES

@@ -13,12 +13,23 @@
 # %% [markdown]
 # # Margins while it trains
 #
+# <!--index
+# group: theory
+# asks: What do the methods do to the same margins while they train?
+# presets: sept-qwen2.5-math-7b-dsr, em-ft-qwen2.5-math-7b-dsr, grpo-qwen2.5-math-7b-dsr, offline-qwen2.5-math-7b-dsr, coupled-qwen2.5-math-7b-dsr
+# -->
 # **Question.** An ordinary run takes two steps a round and never converges. How do its margins grow, at which
 # kind of token, and what do the other methods do to the same margins?
 #
-# **Answer.** SePT's margins grow round by round, by a small part of what the theorem allows each round; the
-# last cell prints how small. Which decision sharpens most, and who sharpens the untrained model's own
-# preferences rather than replacing them, is what the panels show.
+# **Answer.** They grow to <!--laptop/17_margin_dynamics:SePT slope-->1.31 times the untrained model's under SePT, <!--laptop/17_margin_dynamics:GRPO slope-->1.33 under GRPO and <!--laptop/17_margin_dynamics:EM-FT slope-->1.60 under EM-FT, and a round of SePT
+# attains <!--laptop/17_margin_dynamics:share of a round attained-->0.0084 of what a converged round would.
+#
+# ![Six panels of the slope on the untrained model's margins over 120 rounds: for all prefixes EM-FT rises to 1.6, GRPO and SePT to 1.3, offline to 1.1, coupled stays below 1; R2 stays above 0.998; the choice of style grows most](../figures/laptop/margin_dynamics.png)
+#
+# *Cost.* 41.7 core-minutes in profile laptop; at the paper's scale about 673 A800-hours (`sept plan`, 5 presets).
+#
+# Which decision sharpens most, and who sharpens the untrained model's own preferences rather than replacing them,
+# is what the panels show. At the end there are exercises.
 
 # %% tags=["parameters"]
 profile = "quick"  # str: scale, one of sept.profiles.PROFILES
@@ -84,3 +95,38 @@ headline |= {f"{arm} R2": round(float(v), 4) for arm, v in last["$R^2$ with the 
 headline["share of a round attained"] = round(sum(attained.values()) / len(attained), 4)
 experiments.record(out_dir, "17_margin_dynamics", headline)
 headline
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** A round attains a share $s$ of its promise: it multiplies margins by $1 + s\,(\tau_t/\tau_s - 1)$. With $\tau_s = 0.6$ and
+# the $s$ printed above, how large would the slope be after 120 such rounds, and how many rounds would it take to
+# reach one converged round, 1.667?
+#
+# <details><summary>Answer</summary>
+#
+# With $s$ = <!--laptop/17_margin_dynamics:share of a round attained-->0.0084 a round multiplies by <!--exercise:one round-->1.0056, so 120 make <!--exercise:120 rounds-->1.95, and one converged round takes <!--exercise:rounds for one-->92 of them.
+#
+# </details>
+#
+# **2.** The measured slope is smaller than that. Name a reason why slopes of rounds do not multiply to the slope of the
+# whole run.
+#
+# <details><summary>Answer</summary>
+#
+# The measured one is <!--laptop/17_margin_dynamics:SePT slope-->1.3102. Each round's slope is weighted by what *that round's* sampler draws at prefixes that *it* visits; the
+# slope of the run is weighted by the untrained model's probabilities at prefixes that the untrained model wrote, among
+# them many that SePT no longer visits. And regressions multiply only where the residuals of one round do not covary
+# with the margins of the next. This notebook does not say how much each reason counts.
+#
+# </details>
+#
+# **3.** If EM-FT and SePT only scaled the untrained model's margins, at which temperatures would the untrained model have
+# to be decoded to look like them?
+#
+# <details><summary>Answer</summary>
+#
+# At one over their slopes: <!--exercise:EM-FT temperature-->0.62 and <!--exercise:SePT temperature-->0.76. If that were all, decoding could replace training; `02b_figure_6_trained` shows
+# that it cannot, so what training gains lies in where the slopes differ between kinds of tokens.
+#
+# </details>

@@ -47,7 +47,9 @@ def run_notebooks(
     os.environ["SEPT_RESULTS"] = str(results_dir().resolve())
     theirs = profile(profile_name).notebooks
     wanted = tuple(filter(None, (only or theirs).split(",")))
-    paths = [p for p in sorted(notebooks_dir().glob("*.ipynb")) if not wanted or p.name.startswith(wanted)]
+    paths = [
+        p for p in sorted(notebooks_dir().glob("[0-9]*.ipynb")) if not wanted or p.name.startswith(wanted)
+    ]
     if not paths:
         raise SeptError(f"notebooks: none begins with {only!r}; see {notebooks_dir().name}/")
     expected = _read_minutes(notebooks_dir().parent / "figures" / profile_name / "minutes.json")

@@ -1,6 +1,8 @@
 """Shared fixtures: one thread, no network, small models made here."""
 
+import json
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,6 +18,15 @@ def _quiet_and_isolated(tmp_path, monkeypatch):
     """Every test has a results store of its own and restores the thread count."""
     monkeypatch.setenv("SEPT_RESULTS", str(tmp_path / "results"))
     torch.set_num_threads(1)
+
+
+def recorded(profile, notebook, key):
+    """A number of a committed record; `a/0` is the first of the list behind `a`."""
+    path = Path(__file__).resolve().parent.parent / "figures" / profile / f"{notebook}.json"
+    value = json.loads(path.read_text())
+    for part in key.split("/"):
+        value = value[int(part)] if isinstance(value, list) else value[part]
+    return float(value)
 
 
 def random_policy(

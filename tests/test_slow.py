@@ -20,7 +20,7 @@ def test_every_notebook_executes_in_the_smoke_profile(tmp_path):
     command = [sys.executable, "-m", "sept", "figures", "--profile", "smoke", "--out", out]
     done = subprocess.run(command, env={**os.environ}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    names = sorted(p.stem for p in notebooks_dir().glob("*.ipynb"))
+    names = sorted(p.stem for p in notebooks_dir().glob("[0-9]*.ipynb"))
     assert [p.stem for p in sorted((out / "notebooks").glob("*.ipynb"))] == names
     for name in names:
         assert json.loads((out / f"{name}.json").read_text())["notebook"] == name

@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
+from scipy.interpolate import CubicSpline
 from scipy.optimize import least_squares
 from scipy.special import expit, log_expit, log_softmax, logsumexp, ndtr, softmax
 
@@ -226,6 +227,41 @@ def read_base(temperatures: Array, scores: Array, shared: float, tau_s: float = 
 def answers(
     mu: float, s2: float, v: float, decisions: int, questions: int, seed: int
 ) -> tuple[Array, Array]:
-    """Shared and own margins [questions, decisions] of answers that take several decisions, drawn."""
+    """Shared and own margins [questions, decisions] of answers that take several decisions, drawn. Their sum is
+    the same for every split of s2 + v, so splits can be compared without noise."""
     x = np.random.default_rng(seed).standard_normal((2, questions, decisions))
-    return mu + np.sqrt(s2) * x[0], np.sqrt(v) * x[1]
+    share = s2 / (s2 + v)
+    off = np.sqrt(s2 + v) * x[0]
+    shared = mu + share * off + np.sqrt(share * v) * x[1]
+    return shared, mu + off - shared
+
+
+def rounds_of(m: Array, v: float, tau_s: float, rounds: int) -> list[Array]:
+    """Shared margins before and after each of `rounds` converged rounds on fresh questions, interpolated."""
+    found = [np.asarray(m, dtype=float)]
+    for _ in range(rounds):
+        grid = np.linspace(0, np.abs(found[-1]).max(), 121)
+        grown = CubicSpline(grid, fresh_margin(grid, v, tau_s))
+        found.append(np.sign(found[-1]) * grown(np.abs(found[-1])))
+    return found
+
+
+def sampled_pass(m: Array, u: Array, tau: float, k: int) -> float:
+    """pass@k at temperature tau over drawn answers whose decisions (`answers`) must all be right; a share."""
+    log_p = log_expit((m + u) / tau).sum(1) if tau else np.where(((m + u) > 0).all(1), 0.0, -np.inf)
+    with np.errstate(divide="ignore"):
+        return float(-np.expm1(k * np.log1p(-np.exp(log_p))).mean())
+
+
+def coupled_walks(
+    m: float, v: float, rate: float, steps: int, walks: int, seed: int
+) -> tuple[Array, Array]:
+    """(steps done, mean of `right`) at 11 times of coupled training with one draw a step: noise alone."""
+    rng, margins = np.random.default_rng(seed), np.full(walks, float(m))
+    at, found = np.linspace(0, steps, 11).round().astype(int), []
+    for step in range(steps + 1):
+        if step in at:
+            found.append(right(margins, v, 1.0).mean())
+        p = expit(margins + np.sqrt(v) * rng.standard_normal(walks))
+        margins = margins + rate * ((rng.random(walks) < p) - p)
+    return at.astype(float), np.array(found)

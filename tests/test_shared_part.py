@@ -167,6 +167,32 @@ def test_coupled_rounds_rest_and_drift_by_noise_alone():
     assert (np.sign(sp.drift(m, 0.8)) == -np.sign(m)).all()
 
 
+def test_rounds_by_interpolation():
+    m, got = np.linspace(-6, 8, 301), sp.rounds_of(np.linspace(-6, 8, 301), 0.6, 0.6, 3)
+    for before, after in zip(got, got[1:], strict=False):
+        assert after == pytest.approx(sp.fresh_margin(before, 0.6, 0.6), abs=1e-6)
+    assert got[0] == pytest.approx(m) and len(got) == 4
+
+
+def test_splits_of_the_variance_are_the_same_at_every_temperature():
+    one, two = (sp.answers(1.0, s2, 2.0 - s2, 3, 20_000, 0) for s2 in (0.4, 1.6))
+    assert one[0] + one[1] == pytest.approx(two[0] + two[1])
+    for (m, u), s2 in ((one, 0.4), (two, 1.6)):
+        assert (m.var(), u.var()) == pytest.approx((s2, 2.0 - s2), rel=0.02)
+        assert (
+            np.corrcoef(m.ravel(), u.ravel())[0, 1] == pytest.approx(0, abs=0.02) and abs(u.mean()) < 0.02
+        )
+    p = expit((one[0] + one[1]) / 0.7).prod(1)
+    assert sp.sampled_pass(*one, 0.7, 8) == pytest.approx((1 - (1 - p) ** 8).mean(), abs=1e-12)
+    assert sp.sampled_pass(*one, 0, 8) == pytest.approx(((one[0] + one[1]) > 0).all(1).mean())
+
+
+def test_coupled_walks_lose_what_the_drift_says():
+    at, score = sp.coupled_walks(1.0, 0.6, 0.1, 100, 20_000, 0)
+    lost = 0.1**2 * 100 * float(sp.drift(1.0, 0.6))
+    assert at[-1] == 100 and score[-1] - score[0] == pytest.approx(lost, rel=0.35) and lost < 0
+
+
 def test_reading_a_base_recovers_what_made_it():
     taus = np.arange(0, 1.7, 0.1)
     scores = np.array([float(sp.right(1.2, 1.5, t)) ** 3 for t in taus])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ def figure_maps(
     names = list(dict.fromkeys(table["panel"]))
     fig, axes = panels(len(names), 2, base=0.2, each=2.5)
     reach = float(table["value"].abs().max())
-    drawn = None
+    drawn: Any = None
     for ax, name in zip(axes, names, strict=True):
         grid = table[table["panel"] == name].pivot(index="y", columns="x", values="value")
         x, y, value = grid.columns.to_numpy(), grid.index.to_numpy(), grid.to_numpy()

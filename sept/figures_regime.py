@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .figures import checked, panels
+from .figures import COLOURS, SPARE, checked, legend_below, panels
 
 
 def figure_maps(
@@ -43,4 +43,35 @@ def figure_maps(
         ax.grid(False)
     bar = fig.colorbar(drawn, ax=axes, label=unit, shrink=0.8, aspect=30)
     bar.ax.axhline(0, color="black", linewidth=1.4)
+    return fig
+
+
+def figure_points(
+    table: pd.DataFrame, labels: Mapping[str, Sequence[str]], diagonal: Sequence[str] = ()
+) -> Figure:
+    """One panel of points per `panel`, a point per base. diagonal: panels with the line of equal values.
+
+    Columns: panel, base, x, value. labels: panel -> x label, y label. Bases that go on from F are discs, models
+    stopped early crosses, small ones diamonds (by the beginning of their names).
+    """
+    checked(table, "figure_points", ("panel", "base", "x", "value"))
+    names = list(dict.fromkeys(table["panel"]))
+    fig, axes = panels(len(names), 2, base=0.4, each=2.4)
+    looks = {"F": ("o", COLOURS["SePT"]), "nothing": ("X", COLOURS["Offline"]), "small": ("D", SPARE[1])}
+    shown = {"F": "goes on from F", "nothing": "stopped early", "small": "smaller model"}
+    kind = table["base"].str.split("-").str[0]
+    for ax, name in zip(axes, names, strict=True):
+        own = table["panel"] == name
+        for start, (marker, colour) in looks.items():
+            rows = table[own & (kind == start)]
+            if len(rows):
+                style = {"color": colour, "label": shown[start], "markersize": 5, "alpha": 0.85}
+                ax.plot(rows["x"], rows["value"], marker, **style)
+        if name in diagonal:
+            ends = [0.0, float(table.loc[own, ["x", "value"]].max().max())]
+            ax.plot(ends, ends, "--", color="#444444", linewidth=1, zorder=1)
+        else:
+            ax.axhline(0, color="#444444", linewidth=0.8, zorder=1)
+        ax.set(title=name, xlabel=labels[name][0], ylabel=labels[name][1])
+    legend_below(fig, columns=3)
     return fig

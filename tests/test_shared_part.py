@@ -202,3 +202,43 @@ def test_reading_a_base_recovers_what_made_it():
     assert sp.read_base(taus, scores, shared=1.0)["limit"] == pytest.approx(scores[0], rel=1e-4)
     m, u = sp.answers(1.2, 0.9, 0.6, 3, 40_000, 0)
     assert expit(m + u).prod(1).mean() == pytest.approx(scores[10], abs=0.005)
+
+
+def write_shard(folder, name, carry, right):
+    """A shard of 2 families x 4 questions with the same number of right answers of 32 at every question."""
+    import json
+
+    import pandas as pd
+
+    table = pd.DataFrame({"id": [f"test/{i}" for i in range(8)], "family": ["a", "b"] * 4, "n": 32})
+    for way, c in right.items():
+        table[way] = c
+    dev = table.assign(id="dev/0", sept=None)
+    pd.concat([table, dev]).to_csv(folder / f"{name}-12345678.csv", index=False)
+    (folder / f"{name}-12345678.json").write_text(json.dumps({"predictors": {"carry_over": carry}}))
+
+
+def test_the_t_rows_are_judged_by_their_rules(tmp_path):
+    from sept import predictions
+
+    assert predictions.judge(predictions.shard_rows(tmp_path)) == []
+    for i in range(8):
+        ways = {"T=0.0": 1, "T=0.6": 16, "T=1.0": 8, "sept": 30 - 3 * i, "offline": 16, "em-ft": 20}
+        write_shard(tmp_path, f"F-{i}", 0.1 * (i + 1), ways)
+    rows = predictions.shard_rows(tmp_path)
+    assert rows["base"].tolist() == [f"F-{i}" for i in range(8)]
+    first = rows.iloc[0]
+    assert first["pass@1 best"] == 100 and first["pass@1 at 1"] == 25 and first["pass@1 at 0.6"] == 50
+    assert first["sept pass@1"] == pytest.approx(93.75) and first["clear"]
+    got = {row["id"]: row for row in predictions.judge(rows)}
+    assert got["T1"]["value"] == 1 and got["T1"]["verdict"] == "held"
+    assert got["T2a"]["value"] == pytest.approx(-1) and got["T2a"]["verdict"] == "held"
+    assert got["T4"] | {"value": 1.0} == got["T4"], "greedy is right everywhere, so both fall short of it"
+    errors = (rows["read"] - rows["sept pass@1"]).abs() - (100 - rows["sept pass@1"])
+    assert got["T5"]["value"] == pytest.approx(errors.mean()) and got["T5"]["bases"] == 8
+    swapped = predictions.judge(rows.assign(**{"offline pass@1": rows["pass@1 at 0.6"] + 2.5}))
+    assert swapped[0]["verdict"] == "refuted"
+    rising = {row["id"]: row for row in predictions.judge(rows.assign(carry_over=-rows["carry_over"]))}
+    assert rising["T2a"]["verdict"] == "refuted"
+    points = predictions.point_rows(rows)
+    assert (points["panel"].nunique(), len(points)) == (4, 32)

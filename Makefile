@@ -26,7 +26,7 @@ BRIEF := tee -a $(LOG) | awk '/(Downloading|Using cached).*[0-9] [MG]B/ {print "
 FAIL  := { tail -n 15 $(LOG) >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures notebooks gallery test lint slow-tests soak test-all test-vllm bench clean
+.PHONY: help setup figures map notebooks gallery test lint slow-tests soak test-all test-vllm bench clean
 
 help:  ## this text
 	@echo "usage: make TARGET [PROFILE=smoke|quick|laptop|gpu|paper] [PYTHON=python3.12]"
@@ -64,6 +64,9 @@ figures: $(STAMP)  ## run the experiments of PROFILE and draw every figure
 
 notebooks: $(STAMP)  ## the .ipynb files, their index and costs from notebooks/*.py; outputs from figures/laptop/notebooks
 	$(PY) docs/contents.py
+
+map: $(STAMP)  ## the map of bases, shard by shard; BASES=40 goes on to as many
+	$(if $(BASES),SEPT_BASES=$(BASES)) $(PY) -m sept figures --profile laptop --only 22
 
 # The extra is small and for readers only, so it comes when it is first asked for.
 DOCS := $(VENV)/.docs

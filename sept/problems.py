@@ -1,7 +1,8 @@
 """Problem sets: prompt, reference answer, id. The embedded world's sets by name, the hub's, or a file's.
 
 Names: `toy:test`, `toy:dev`, `toy:train`, each optionally followed by families and a number per family,
-as in `toy:test:add4+mul3` or `toy:dev:64` or `toy:test:rev+sort:100`. Files: JSON lines, JSON, CSV or
+as in `toy:test:add4+mul3` or `toy:dev:64` or `toy:test:rev+sort:100`. `toy:train` is endless; with a number
+it is a finite set, and a second number draws another one: `toy:train:96:7`. Files: JSON lines, JSON, CSV or
 parquet with the columns `prompt` and `answer`, optionally `id` and `family`, or in the authors' schema.
 Hub sets: `sept.benchmarks.BENCHMARKS`. Files and hub sets may be joined by `+` and followed by options:
 a grader (`string`, `math`, `parity`), a number per family, `max=TOKENS` of a prompt, and `prompt=`,
@@ -206,10 +207,10 @@ def _toy(name: str) -> ProblemSet:
     from . import toy
 
     families: tuple[str, ...] = toy.FAMILIES
-    split, count = name.split(":")[1], 100
+    split, numbers = name.split(":")[1], []
     for part in name.split(":")[2:]:
         if part.isdecimal() and len(part) < 9:
-            count = int(part)
+            numbers.append(int(part))
         else:
             families = tuple(part.split("+"))
     known = (*toy.FAMILIES, *toy.OTHER_TASKS)
@@ -220,6 +221,9 @@ def _toy(name: str) -> ProblemSet:
             f"problems {name!r}: unknown; use toy:test, toy:dev or toy:train, then families from "
             f"{', '.join(known)} joined by +, then a number per family"
         )
+    if len(numbers) > 1 + (split == "train"):
+        raise SeptError(f"problems {name!r}: only a finite toy:train takes a second number, its seed")
+    count, set_seed = (*numbers, *(100, 0)[len(numbers) :])
     if not 1 <= count <= 500:
         what = "the set is empty" if count < 1 else "a family has no more than 500 questions a split"
         raise SeptError(f"problems {name!r}: {what}; ask for 1 to 500 per family")
@@ -230,6 +234,9 @@ def _toy(name: str) -> ProblemSet:
     def fresh(seed: int, index: int) -> Problem:
         return Problem(*toy.make_problem("train", families[index % len(families)], index, seed))
 
+    if split == "train" and numbers:
+        items = tuple(fresh(set_seed, i) for i in range(count * len(families)))
+        return ProblemSet(name, items, world="toy")
     return ProblemSet(name, stream=fresh, world="toy")
 
 

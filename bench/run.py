@@ -549,12 +549,13 @@ def main() -> None:
                 flush=True,
             )
     a.out.mkdir(parents=True, exist_ok=True)
-    results, place = pd.DataFrame(rows), a.out / "results.csv"
-    if place.is_file() and a.only:  # one benchmark again: the others stay as they are
-        kept = pd.read_csv(place)
-        results = pd.concat([kept[~kept["benchmark"].isin(names)], results])
-    results.to_csv(place, index=False, float_format="%.4g")
-    pd.concat(all_runs).to_csv(a.out / "runs.csv", index=False, float_format="%.5g")
+    tables = {"results.csv": (pd.DataFrame(rows), "%.4g"), "runs.csv": (pd.concat(all_runs), "%.5g")}
+    for file, (table, digits) in tables.items():
+        if a.only and (a.out / file).is_file():  # some benchmarks again: the others stay as they are
+            kept = pd.read_csv(a.out / file)
+            table = pd.concat([kept[~kept["benchmark"].isin(names)], table])
+        table = table.sort_values("benchmark", key=lambda c: c.map([*ROWS].index), kind="stable")
+        table.to_csv(a.out / file, index=False, float_format=digits)
     note = {
         **machine(),
         "seconds": round(time.monotonic() - started),
@@ -562,7 +563,7 @@ def main() -> None:
         "smoke": a.smoke,
     }
     (a.out / "machine.json").write_text(json.dumps(note, indent=1) + "\n")
-    draw(results, a.out / "results.png")
+    draw(pd.read_csv(a.out / "results.csv"), a.out / "results.png")
     if a.check and (worse := regressions(pd.DataFrame(rows), before)):
         raise SystemExit("slower than committed:\n" + "\n".join(worse))
 

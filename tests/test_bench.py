@@ -65,6 +65,25 @@ def test_a_regression_is_told_by_its_ratio(bench):
     assert run.regressions(now, before) == ["x / p: 2.00, was 4.00"]
 
 
+def test_one_benchmark_again_leaves_the_others_as_they_are(bench, monkeypatch, tmp_path):
+    _, run = bench
+    row = dict(peer_name="p", goal=1.0, ratio=2.0, lo=1.9, hi=2.1, ours=2, peer=1, ours_as="s", peer_as="s")
+
+    def part(what, wall):
+        return lambda smoke: iter([(dict(row, what=what), pd.DataFrame([dict(contender="x", wall=wall)]))])
+
+    def main(*arguments):
+        monkeypatch.setattr(sys, "argv", ["run.py", "--out", str(tmp_path), *arguments])
+        run.main()
+
+    monkeypatch.setattr(run, "ROWS", {"a": part("one", 1.0), "b": part("two", 1.0)})
+    main()
+    monkeypatch.setattr(run, "ROWS", {"a": part("one", 3.0), "b": part("two", 3.0)})
+    main("--only", "a")
+    assert pd.read_csv(tmp_path / "results.csv")["what"].tolist() == ["one", "two"]
+    assert pd.read_csv(tmp_path / "runs.csv")["wall"].tolist() == [3.0, 1.0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",

@@ -89,8 +89,7 @@ common = {
     "logging_strategy": "no",
     "dataloader_pin_memory": False,
 }
-common |= {"max_completion_length": scale.max_new_tokens}
-train = load_problems(scale.train)
+common["max_completion_length"], train = scale.max_new_tokens, load_problems(scale.train)
 variants = {
     "SePT": {},
     "SePT, 2 micro-batches": {"gradient_accumulation_steps": 2},

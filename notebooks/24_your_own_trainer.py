@@ -89,8 +89,7 @@ common = {
     "logging_strategy": "no",
     "dataloader_pin_memory": False,
 }
-common |= {"max_completion_length": scale.max_new_tokens}
-train = load_problems(scale.train)
+common["max_completion_length"], train = scale.max_new_tokens, load_problems(scale.train)
 variants = {
     "SePT": {},
     "SePT, 2 micro-batches": {"gradient_accumulation_steps": 2},
@@ -185,7 +184,8 @@ figures.save_figure(
 # ## In verl
 #
 # Three registries of verl 0.9.1 and a line of overrides: an advantage of 1 for every token, a policy loss of $-\log p$
-# without ratio or clipping, and an agent loop that asks the engine for $\tau_s$.
+# without ratio or clipping, and an agent loop that asks the engine for $\tau_s$. verl's `token-mean` is over a whole
+# optimizer step, so it is `token` here. The old log-probs are computed all the same, a forward pass for nothing.
 #
 # **The same trap, better hidden.** `rollout.temperature=0.6` is put into every batch that the actor trains on
 # (`trainer/ppo/v1/trainer_base.py`: `"temperature": self.config.actor_rollout_ref.rollout.temperature`), and the engine

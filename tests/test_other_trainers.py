@@ -4,7 +4,10 @@ verl asks for other versions than this package's, so its tests run where it is i
 of its own: `pip install verl==0.9.1 pytest pytest-timeout -e .`, then this file with `-k verl`.
 """
 
+import asyncio
+import os
 import re
+import subprocess
 import sys
 import tempfile
 from dataclasses import replace
@@ -330,8 +333,6 @@ def test_the_temperature_of_verl_is_that_of_the_loss_too(verl, drawn):
 
 
 def test_verl_takes_what_the_file_registers(verl):
-    import asyncio
-
     import sept_verl
     from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
     from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
@@ -358,3 +359,15 @@ def test_verl_takes_what_the_file_registers(verl):
     finally:
         SingleTurnAgentLoop.run = own
     assert asked == [{"temperature": 0.6, "top_k": -1}]
+
+
+def test_every_process_of_verl_knows_them(verl):
+    """Started as the file says: workers import what VERL_USE_EXTERNAL_MODULES names with verl itself."""
+    code = (
+        "import verl; from verl.trainer.ppo import core_algos as c; c.get_policy_loss_fn('sept'); "
+        "c.get_adv_estimator_fn('sept'); from sept_verl import *; print(*OVERRIDES)"
+    )
+    known = {**os.environ, "VERL_USE_EXTERNAL_MODULES": "sept_verl", "PYTHONPATH": str(TRAINERS)}
+    done = subprocess.run([sys.executable, "-c", code], env=known, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "algorithm.adv_estimator=sept" in done.stdout.split()

@@ -1,5 +1,7 @@
 """SePT in verl 0.9.1, by three of its public registries, no fork. With this folder on PYTHONPATH:
-VERL_USE_EXTERNAL_MODULES=sept_verl python -m verl.trainer.main_ppo $(python -m sept_verl) data.train_files=...
+
+VERL_USE_EXTERNAL_MODULES=sept_verl python -m verl.trainer.main_ppo \\
+    $(python -c 'from sept_verl import *; print(*OVERRIDES)') data.train_files=... and so on
 """
 
 from verl.experimental.agent_loop.agent_loop import register
@@ -34,7 +36,3 @@ class DrawAtTauS(SingleTurnAgentLoop):
 
 def no_reward(data_source, solution_str, ground_truth, extra_info=None):
     return 0.0
-
-
-if __name__ == "__main__":
-    print(*OVERRIDES)

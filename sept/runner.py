@@ -73,6 +73,7 @@ def run_notebooks(
         os.environ["SEPT_NOTEBOOK"] = path.stem
         account = results_dir() / f"cost-{path.stem}.json"
         account.unlink(missing_ok=True)
+        begun = time.time()
         try:
             with _watched(shown):
                 papermill.execute_notebook(
@@ -98,6 +99,10 @@ def run_notebooks(
                 "command again, what was finished is kept"
             ) from None
         executed.append(target)
+        for drawn in sorted(p for p in out.glob("*.png") if p.stat().st_mtime >= begun):
+            print(
+                f"  wrote {drawn}", file=sys.stderr, flush=True
+            )  # the first picture is there to be looked at
         seconds = json.loads(account.read_text()) if account.is_file() else {}
         with locked(results_dir() / ".cost.lock", wait=True):
             minutes = {**_read_minutes(minutes_file), path.stem: round(sum(seconds.values()) / 60, 1)}

@@ -53,46 +53,52 @@ def final(model: str | Run) -> str:
     return str(run_folder(model).resolve() / "final") if isinstance(model, Run) else model
 
 
-def arms(scale: Profile, seeds: tuple[int, ...], minor: int) -> dict[str, dict[str, list[Any]]]:
+def arms(
+    scale: Profile, seeds: tuple[int, ...], ranks: tuple[int, int, int, int]
+) -> dict[str, dict[str, list[Any]]]:
     """Experiment -> arm -> runs or trained models, one per seed; makes what others start from.
 
-    All draw as many answers a round as SePT in its usual shape of one answer to each question. Arms of the
-    second rank get the first `minor` seeds only.
+    All draw as many answers a round as SePT in its usual shape of one answer to each question. ranks: how many
+    of the seeds get the arms of first rank, those on other bases, and those of second and third rank; arms
+    without any are left out.
     """
+    first, other, second, third = ranks
     usual = scale.runs("sept", 1)[0].config()
 
-    def of(arm: str, count: int = len(seeds), **overrides: Any) -> list[Run]:
-        return scale.runs(arm, seeds=seeds[:count], **overrides)
+    def of(arm: str, count: int, **overrides: Any) -> list[Run]:
+        return scale.runs(arm, seeds=seeds[:count], **overrides) if count else []
 
-    sept, share = of("sept"), {}
-    for G in (4, 8):
-        share[G] = {"questions": usual.questions // G, "G": G, "mini_batch": usual.mini_batch // G}
-    fresh = of("sept", **share[4])
+    share = {
+        G: {"questions": usual.questions // G, "G": G, "mini_batch": usual.mini_batch // G} for G in (4, 8)
+    }
+    sept, fresh, eights = of("sept", first), of("sept", first, **share[4]), of("sept", second, **share[8])
     questions = {  # each seed has finite sets of its own
         f"{6 * n:,} questions": [replace(r, problems=f"toy:train:{n}:{r.seed}") for r in fresh[:count]]
-        for n, count in ((6, None), (24, minor), (384, minor))
-    }
-    refresh = {
-        f"every {k} rounds": of("sept", count, refresh_every=k)
-        for k, count in ((3, minor), (10, len(seeds)), (30, len(seeds)))
+        for n, count in ((6, first), (24, second), (384, third))
     }
     # Base H is F after this stage on 1,000 documents.
     stage = RECIPES["H"].stages[1]
     tokens = stage.tokens * min(usual.rounds, 120) // 120  # small profiles train small bases
     others = {n: replace(stage, documents=n, tokens=tokens) for n in (250, 0)}
-    on = {n: of("sept", model=base(Recipe((s,), "F", seed=1))) for n, s in others.items()}
+    on = {n: of("sept", other, model=base(Recipe((s,), "F", seed=1))) for n, s in others.items()}
     half = max(1, usual.rounds // 2)
-    firsts, labelled = (of(arm, minor, rounds=half) for arm in ("sept", "grpo"))
-    compute_scores([scale.score(run) for run in firsts], label="first halves")
-    eights = of("sept", **share[8])
-    return {
+    halves, labelled = (of(arm, second, rounds=half) for arm in ("sept", "grpo"))
+    compute_scores([scale.score(run) for run in halves], label="first halves")
+    then = [replace(r, base=final(f)) for r, f in zip(labelled, halves, strict=True)]
+    found = {
         "Training questions": {**questions, "fresh questions": fresh},
-        "Sampler refreshed": {"every round": sept, **refresh, "never": of("offline")},
+        "Sampler refreshed": {
+            "every round": sept,
+            "every 3 rounds": of("sept", third, refresh_every=3),
+            "every 10 rounds": of("sept", second, refresh_every=10),
+            "every 30 rounds": of("sept", second, refresh_every=30),
+            "never": of("offline", second),
+        },
         "Passes and rate": {
-            "1 pass, lr 3e-5": of("sept", minor, lr=3e-5),
-            "4 passes, lr 3e-5": of("sept", minor, lr=3e-5, mu=4),
+            "1 pass, lr 3e-5": of("sept", third, lr=3e-5),
+            "4 passes, lr 3e-5": of("sept", third, lr=3e-5, mu=4),
             "1 pass, lr 1e-4": sept,
-            "4 passes, lr 1e-4": of("sept", minor, mu=4),
+            "4 passes, lr 1e-4": of("sept", third, mu=4),
         },
         "Second stage of the base": {
             "250 documents": on[250],
@@ -100,15 +106,16 @@ def arms(scale: Profile, seeds: tuple[int, ...], minor: int) -> dict[str, dict[s
             "fresh documents": on[0],
         },
         "Equal entropy": {"SePT": sept},
-        "Votes": {"SePT, 16 x 8": eights, "majority, 16 x 8": [majority_trained(r) for r in eights]},
+        "Votes": {"SePT, 16 x 8": eights, "majority, 16 x 8": [majority_trained(run) for run in eights]},
         "Then labels": {
-            "SePT, half way": firsts,
+            "SePT, half way": halves,
             "SePT": sept,
             "GRPO, half way": labelled,
-            "SePT, then GRPO": [replace(r, base=final(f)) for r, f in zip(labelled, firsts, strict=True)],
-            "GRPO": of("grpo", minor),
+            "SePT, then GRPO": then,
+            "GRPO": of("grpo", second),
         },
     }
+    return {panel: {arm: models for arm, models in own.items() if models} for panel, own in found.items()}
 
 
 # -------------------------------------------------------------------------------------------- votes
@@ -248,6 +255,9 @@ def verdict(lo: float, hi: float, wanted: tuple[float, float], seeds: int) -> st
     return "refuted" if seeds > 1 and (hi < wanted[0] or wanted[1] < lo) else "open"
 
 
-def ordered(values: Sequence[float], tie: float = 1.0) -> str:
-    """held if no value lies more than `tie` below the one before it, else refuted."""
-    return "held" if all(b >= a - tie for a, b in zip(values, values[1:], strict=False)) else "refuted"
+def ordered(values: Sequence[float], number: int, tie: float = 1.0) -> str:
+    """refuted if a value lies more than `tie` below the one before it; else held, or open if some of the
+    `number` of values are missing."""
+    if any(b < a - tie for a, b in zip(values, values[1:], strict=False)):
+        return "refuted"
+    return "held" if len(values) == number else "open"

@@ -116,7 +116,11 @@ def test_combinations_and_verdicts():
         "refuted",
     ]
     assert causes.verdict(-1, 2, (-3, 3), 1) == causes.verdict(4, 5, (-3, 3), 1) == "open", "one seed"
-    assert [causes.ordered(v) for v in ([1, 2, 1.5, 4], [1, 2, 0.5])] == ["held", "refuted"]
+    assert [causes.ordered(v, 4) for v in ([1, 2, 1.5, 4], [1, 2, 3], [1, 2, 0.5])] == [
+        "held",
+        "open",
+        "refuted",
+    ]
 
 
 def test_finite_training_sets():

@@ -81,6 +81,7 @@ class Plan:
     """How much of the map, and how exactly."""
 
     bases: int
+    """The first so many of the list are made, if they are missing; whatever is finished is read."""
     test: str = "toy:test:50"
     dev: str = "toy:dev:16"
     n: int = 32
@@ -99,7 +100,7 @@ PLANS = {
         {"rounds": 2, "warmup": 0, "questions": 16, "mini_batch": 8}, (0.0, 0.6, 1.0),
     ),
     "quick": Plan(6, "toy:test:16", "toy:dev:8", 32, 0.5, 20, {"rounds": 40}, (0.0, 0.2, 0.4, 0.7, 1.0)),
-    "laptop": Plan(5),
+    "laptop": Plan(0),
 }  # fmt: skip
 """By profile; the others are those of `laptop`, since the map is one of embedded bases."""
 PREDICTORS = (
@@ -341,9 +342,10 @@ def make_shard(cell: Cell, plan: Plan, folder: Path) -> None:
 
 
 def compute(plan: Plan, folder: Path, workers: int | None = None) -> list[Shard]:
-    """Make every shard of the plan exist, and read them. Killed and started again it goes on."""
+    """Make the plan's shards exist and read all that do. Killed and started again it goes on."""
     experiments.check_store()
-    places = {cell: shard_file(cell, plan, folder) for cell in cells(plan.bases)}
+    known = {cell: shard_file(cell, plan, folder) for cell in cells(max(200, plan.bases))}
+    places = {c: path for i, (c, path) in enumerate(known.items()) if i < plan.bases or path.is_file()}
     missing = [cell for cell, path in places.items() if not path.is_file()]
     job = partial(_make, plan, folder)
     if missing:
@@ -389,7 +391,7 @@ def read_shard(cell: Cell, path: Path) -> Shard:
 
 
 def gains(shard: Shard) -> pd.DataFrame:
-    """Rows arm, against, metric, temperature, value, lo, hi: each arm minus each baseline, paired, in points.
+    """Rows arm, against, temperature, metric, value, lo, hi: each arm minus each baseline, paired, in points.
 
     against: `own` (the temperature best for this very metric on the test questions, greedy included for a
     single k), `test` (best AVG there) and `dev` (best AVG on other questions, what a user could choose).
@@ -400,12 +402,13 @@ def gains(shard: Shard) -> pd.DataFrame:
     for arm in ARMS:
         trained = shard.scores(arm)
         metrics = [c for c in trained.columns if c not in ("id", "family")]
-        for against, metric in product(("own", "test", "dev"), metrics):
-            tau = best_temperature(test, metric) if against == "own" else chosen[against]
-            keep = ["id", "family", metric]
-            got = summarise([difference(trained[keep], test[tau][keep])]).loc[metric, ["value", "lo", "hi"]]
-            row = {"arm": ARM_NAMES[arm], "against": against, "metric": metric, "temperature": tau}
-            rows.append(row | got.to_dict())
+        for against in ("own", "test", "dev"):
+            taus = [chosen.get(against) or best_temperature(test, metric) for metric in metrics]
+            for tau in dict.fromkeys(taus):
+                keep = ["id", "family", *(m for m, t in zip(metrics, taus, strict=True) if t == tau)]
+                table = summarise([difference(trained[keep], test[tau][keep])])
+                place = {"arm": ARM_NAMES[arm], "against": against, "temperature": tau}
+                rows += [place | row for row in table.reset_index().to_dict("records")]
     return pd.DataFrame(rows)
 
 

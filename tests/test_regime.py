@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def test_statistics_of_logits_with_known_values():
     assert flat == {"entropy": pytest.approx(np.log(8)), "margin": 0.0, "undecided": 1.0}
     sure = torch.zeros(4, 8)
     sure[:, 3] = 1000.0
+    sure += 5  # only differences count
     assert regime.logit_statistics(sure) == {"entropy": 0.0, "margin": 1000.0, "undecided": 0.0}
     two = torch.full((1, 3), -1000.0)
     two[0, :2] = torch.tensor([np.log(3.0), 0.0])  # 3 to 1
@@ -152,6 +154,7 @@ def test_a_map_goes_on_where_it_was_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(regime, "make_shard", lambda c, p, f: write(shard(c), regime.shard_file(c, p, f)))
     shards = regime.compute(plan, folder, workers=1)
     assert [s.cell for s in shards] == regime.cells(4)
+    assert len(regime.compute(regime.Plan(2), folder, workers=1)) == 4, "whatever is finished is read"
     before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
     assert len(regime.compute(plan, folder, workers=1)) == 4
     assert before == {p: p.stat().st_mtime_ns for p in folder.iterdir()}, "finished shards are left alone"
@@ -201,7 +204,7 @@ def test_gains_against_each_baseline_by_hand():
 
 def test_the_interval_of_a_gain_covers_the_truth():
     covered, widths = 0, []
-    for seed in range(40):
+    for seed in range(16):
         made = shard(rng=np.random.default_rng(seed), questions=150, arm_up=0.1)
         row = regime.gains(made).query("arm == 'SePT' and against == 'test' and metric == 'pass@1'").iloc[0]
         covered += row["lo"] <= 10 <= row["hi"]
@@ -210,7 +213,7 @@ def test_the_interval_of_a_gain_covers_the_truth():
     p = np.linspace(0.2, 0.8, 601)
     sd = np.sqrt(np.mean(p * (1 - p) + (p + 0.1) * (0.9 - p)) / 32 / 150)
     assert np.mean(widths) == pytest.approx(100 * 2 * 1.96 * sd, rel=0.1)
-    assert covered >= 34
+    assert covered >= 13
 
 
 def made_map(n=12, seed=0):
@@ -285,8 +288,8 @@ def test_a_base_s_own_gain_never_reaches_its_prediction():
 
 def test_nothing_is_predicted_from_noise():
     better = []
-    for seed in range(10):
-        got = regime.held_out(bases(seed=seed, slope=0.0), ["a", "b"], "gain")
+    for seed in range(4):
+        got = regime.held_out(bases(12, seed, slope=0.0), ["a", "b"], "gain")
         better.append(
             ((got["predicted"] - got["value"]).abs() - (got["constant"] - got["value"]).abs()).mean()
         )
@@ -366,6 +369,25 @@ def test_the_zero_line_needs_a_full_grid():
 
     assert lines(pd.DataFrame(rows)) == 2, "between x = -1 and x = 1, once per row"
     assert lines(pd.DataFrame(rows[:-1])) == 0
+
+
+# -------------------------------------------------------------------------------------- committed
+
+
+def test_the_committed_map_is_whole_and_its_hypotheses_are_answered():
+    plan, folder = regime.place("laptop")
+    assert plan.bases == 0, "reading the committed map computes nothing"
+    shards = regime.compute(plan, folder, workers=1)
+    assert len(shards) >= 9
+    assert all(set(regime.PREDICTORS) <= set(s.known) for s in shards)
+    assert all((s.counts["id"].str.startswith("test")).sum() == 300 for s in shards)
+    assert len(list(folder.glob("*.csv"))) == len(shards), "shards that no plan asks for"
+    recorded = json.loads((ROOT / "figures" / "laptop" / "22_regime_map.json").read_text())
+    assert recorded["bases"] == len(shards)
+    text = (ROOT / "docs" / "hypotheses-map.md").read_text()
+    for number in range(1, 13):
+        (row,) = re.findall(rf"^\| M{number} \|.*\|$", text, re.M)
+        assert row.split("|")[-2].strip() == recorded[f"M{number} verdict"], row
 
 
 @pytest.mark.slow

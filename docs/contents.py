@@ -126,12 +126,11 @@ def cost(notebook: Head) -> str:
     parts = []
     for scale in ("laptop", "quick"):
         minutes, process = known[scale].get(name), known["processes"].get(f"{scale}/{name}", {})
-        if minutes is None:
+        if minutes is None or not (minutes or process):  # 0: it trains and scores nothing
             continue
-        told = f"{minutes:g}" if minutes else f"{max(process.get('cpu_minutes', 0.1), 0.1):.1f}"
-        at_most = "" if minutes or process else "less than "
+        told = f"{minutes or max(process['cpu_minutes'], 0.1):.1f}"
         memory = f" and {process['peak_gb']:.1f} GB of memory" if process else ""
-        parts.append(f"{at_most}{told} core-minutes{memory} in profile {scale}")
+        parts.append(f"{told} core-minutes{memory} in profile {scale}")
     parts = parts or ["not yet run in profile laptop"]
     if notebook.presets:
         hours, number = sum(map(gpu_hours, notebook.presets)), len(notebook.presets)

@@ -27,7 +27,7 @@
 #
 # ![Margins after the round against margins before: the points of four sampling temperatures lie on four straight lines of slope 3.33, 1.67, 1 and 0.71; beside it their distances from the lines, all below 1e-14](../figures/laptop/theorem_margins.png)
 #
-# *Cost.* 0.2 core-minutes and 0.6 GB of memory in profile laptop; less than 0.1 core-minutes in profile quick; nothing to run at the paper's scale.
+# *Cost.* 0.2 core-minutes and 0.6 GB of memory in profile laptop; nothing to run at the paper's scale.
 #
 # Sampling colder than training ($\tau_s < \tau_t$) sharpens, sampling hotter flattens, and equal temperatures
 # do nothing at all. This notebook checks that on a policy small enough to write down all of its answers, so

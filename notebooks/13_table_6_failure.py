@@ -29,7 +29,7 @@
 # | trained on all families | <!--laptop/13_table_6_failure:SePT (all families) minus baseline on E, AVG/0-->-32.6 [<!--laptop/13_table_6_failure:SePT (all families) minus baseline on E, AVG/1-->-51.2, <!--laptop/13_table_6_failure:SePT (all families) minus baseline on E, AVG/2-->-14.0] | <!--laptop/13_table_6_failure:GRPO (all families) minus baseline on E, AVG/0-->-12.1 [<!--laptop/13_table_6_failure:GRPO (all families) minus baseline on E, AVG/1-->-13.8, <!--laptop/13_table_6_failure:GRPO (all families) minus baseline on E, AVG/2-->-10.4] |
 # | trained on additions | <!--laptop/13_table_6_failure:SePT (additions) minus baseline on E, AVG/0-->-26.2 [<!--laptop/13_table_6_failure:SePT (additions) minus baseline on E, AVG/1-->-36.1, <!--laptop/13_table_6_failure:SePT (additions) minus baseline on E, AVG/2-->-16.4] | <!--laptop/13_table_6_failure:GRPO (additions) minus baseline on E, AVG/0-->-13.1 [<!--laptop/13_table_6_failure:GRPO (additions) minus baseline on E, AVG/1-->-14.8, <!--laptop/13_table_6_failure:GRPO (additions) minus baseline on E, AVG/2-->-11.5] |
 #
-# *Cost.* 19 core-minutes in profile laptop; at the paper's scale about 860 A800-hours (`sept plan`, 5 presets).
+# *Cost.* 19.0 core-minutes in profile laptop; at the paper's scale about 860 A800-hours (`sept plan`, 5 presets).
 #
 # Base E was stopped early: its favourite answers are often wrong, and its best scores come from asking it often.
 # Sharpening can lock those favourites in. GRPO, which is told what is right, loses on it too at this rate, by less.

@@ -29,7 +29,7 @@
 # | SePT (annealed) | <!--laptop/14_table_3_other_tasks:SePT (annealed) minus baseline at 1, untrained tasks/0-->-0.0 [<!--laptop/14_table_3_other_tasks:SePT (annealed) minus baseline at 1, untrained tasks/1-->-2.9, <!--laptop/14_table_3_other_tasks:SePT (annealed) minus baseline at 1, untrained tasks/2-->2.8] |
 # | GRPO | <!--laptop/14_table_3_other_tasks:GRPO minus baseline at 1, untrained tasks/0-->+4.0 [<!--laptop/14_table_3_other_tasks:GRPO minus baseline at 1, untrained tasks/1-->1.4, <!--laptop/14_table_3_other_tasks:GRPO minus baseline at 1, untrained tasks/2-->6.7] |
 #
-# *Cost.* 35 core-minutes in profile laptop; at the paper's scale about 362 A800-hours (`sept plan`, 2 presets).
+# *Cost.* 35.0 core-minutes in profile laptop; at the paper's scale about 362 A800-hours (`sept plan`, 2 presets).
 #
 # The base learned to reverse and to sort digits in pre-training; no arm ever trains on that. Differences are paired,
 # question by question.

@@ -85,8 +85,7 @@ def test_every_link_and_image_is_there_and_nothing_is_fetched(site, pages):
 def test_every_image_says_what_it_shows(pages):
     for name, page in pages.items():
         for image in page.images:
-            decorative = image["src"].startswith("thumbnails/")  # beside a heading that says the same
-            assert decorative or len(image.get("alt", "")) > 30, f"{name}: {image['src']} has no alt text"
+            assert len(image.get("alt", "")) > 30, f"{name}: {image['src']} has no alt text"
 
 
 def test_no_formula_is_left_raw(pages):
@@ -242,6 +241,11 @@ def test_search_and_keyboard(browser, site):
     page.goto((site.out / "index.html").as_uri())
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip", "the first stop jumps to the text"
+    for _ in range(len(gallery.NAV) + 2):  # the name of the site, the menu, the search
+        page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.matches('#search input')"), "the search is reached by Tab"
+    assert page.evaluate("parseFloat(getComputedStyle(document.activeElement).outlineWidth)") >= 2
+    page.evaluate("document.activeElement.blur()")  # there "/" would be a letter
     page.keyboard.press("/")
     page.keyboard.type("stale sampler")
     hits = page.locator("#found a")

@@ -108,7 +108,7 @@ def test_costs_are_what_was_measured_and_what_the_plan_says(monkeypatch):
     head = HEADS["03_main_result"]
     minutes = json.loads((LAPTOP / "minutes.json").read_text())["03_main_result"]
     said = contents.cost(head)
-    assert f"{minutes:g} core-minutes" in said and "profile laptop" in said
+    assert f"{minutes:.1f} core-minutes" in said and "profile laptop" in said
     hours = sum(map(contents.gpu_hours, head.presets))
     assert f"{hours:,.0f} A800-hours" in said and "3 presets" in said
     # docs/real-models.md: 12.8 hours on eight cards for the run, 0.17 for its evaluation

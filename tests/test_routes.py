@@ -1,4 +1,8 @@
-"""Every command of docs/real-models.md runs: a tiny checkpoint for the model, a file for the data sets."""
+"""Every command of docs/real-models.md and the README runs: a tiny checkpoint for the model, files for data.
+
+The other guides' commands run in test_docs.py, `make` targets are only looked up there. What needs eight GPUs
+or two machines runs here on one process; that torchrun knows its options is checked.
+"""
 
 import json
 import re
@@ -115,3 +119,91 @@ def test_real_names_and_settings_are_known():
             chosen.runs(arm)[0].config()
     assert {part for name in names for part in _options(name)[0].split("+")} <= set(BENCHMARKS)
     assert profiles.profile("gpu").notebooks == "00,02,03,15"
+
+
+# ----------------------------------------------------------------------------------------------- README
+
+README = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+PRINTED = [
+    line.partition(" #")[0].strip()
+    for block in README
+    for line in block.replace("\\\n", " ").splitlines()
+    if re.match(r"sept|torchrun", line)
+]
+TINY = {
+    "train": "--set rounds=2 --set questions=4 --set mini_batch=2 --set warmup=0 --set margins_every=0",
+    "eval": "--n 2 --max-new-tokens 8",
+    "sweep": "--n 2",
+    "general": "--limit 2",
+}
+
+
+def tiny(line, place):
+    """A printed command's arguments with tiny things in place of large ones; [] if it names none to run."""
+    given = [
+        a for a in shlex.split(line.partition("-m sept ")[2] or line.removeprefix("sept ")) if a != "..."
+    ]
+    given = arguments(f"sept {shlex.join(given)}", place)[: len(given)] if "--preset" in given else given
+    swaps = {"path/or/hub-id@revision": "model", "path/or/hub-id": "model", "my.jsonl": "q.jsonl"}
+    swaps |= {"math500+aime24": "q.jsonl", "/shared/my-run": "shared"}
+    given = [str(place / swaps[a]) if a in swaps else a for a in given]
+    small = {"toy:test": "toy:test:1", "toy:dev:32": "toy:dev:1", "0:1.6:0.1": "0:1.6:0.8", "chat": "plain"}
+    given = [small.get(a, a) for a in given if a not in ("--set", "sharding=fsdp") or "max_new" in a]
+    given = [a for a in given if not a.startswith("max_new_tokens=")]
+    verb, more = given[0], TINY.get(given[0], "")
+    if verb == "theorem" and "--exact" not in given:
+        more = "--steps 2 --samples 8 --prompts toy:test:1 --max-new-tokens 12"
+    if str(place / "model") in given and verb == "train":
+        more += " --set max_new_tokens=8"
+    if "--preset" in given:
+        more += f" --set max_new_tokens=8 --problems {place}/q.jsonl --model {place}/model"
+        more += " --template plain"
+    if given == ["train", "--out", str(place / "shared")]:
+        more += " --arm sept --model H --problems toy:train"
+    return given + shlex.split(more)
+
+
+@pytest.mark.parametrize("number", range(len(PRINTED)), ids=[" ".join(c.split()[:4]) for c in PRINTED])
+def test_every_command_of_the_readme_runs(run, place, monkeypatch, number):  # noqa: F811
+    """In the smallest form, each on its own; `my-run/final` is the base where nothing was trained before."""
+    monkeypatch.chdir(place)
+    line = PRINTED[number]
+    if "sept general" in line:
+        pytest.importorskip("lm_eval")
+    given = tiny(line, place)
+    given = ["H" if a == "my-run/final" else a for a in given]
+    if given[0] == "doctor":  # it is asked of the embedded base, which knows no words
+        (place / "q.jsonl").write_text('{"prompt": "1+1:", "answer": "2"}')
+    code, out, err = run(*given)
+    assert code == 0, (given, err)
+    assert out or given[0] == "train"
+    if given[0] == "train":
+        where = place / given[given.index("--out") + 1]
+        assert (where / "final" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("line", [c for c in [*PRINTED, *COMMANDS] if c.startswith("torchrun")])
+def test_torchrun_knows_its_options(line):
+    from torch.distributed.run import get_args_parser
+
+    given = get_args_parser().parse_args(shlex.split(line)[1:])
+    assert given.module and given.training_script == "sept" and given.nproc_per_node == "8"
+    assert given.training_script_args[0] == "train"
+
+
+def test_commands_in_running_text_exist():
+    """`sept VERB` and `make TARGET` in backticks, in every guide."""
+    import typer
+
+    from sept import cli
+
+    verbs = set(typer.main.get_command(cli.app).commands)
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    files = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")]
+    for path in files:
+        for verb in re.findall(r"`sept ([a-z]+)", path.read_text()):
+            assert verb in verbs, f"{path.name} names sept {verb}"
+        for target in re.findall(r"`make ([a-z-]+)", path.read_text()):
+            assert target in targets, f"{path.name} names make {target}"
+        for script in re.findall(r"`python (\S+\.py)", path.read_text()):
+            assert (ROOT / script).is_file(), f"{path.name} names {script}"

@@ -13,16 +13,21 @@
 # %% [markdown]
 # # When does a model help itself? The map, measured
 #
+# <!--index
+# group: beyond
+# asks: On which bases does SePT gain, and can one tell beforehand?
+# -->
 # **Question.** The paper ends with it: which properties of a model make SePT effective, and when does it fail?
 # And can one tell beforehand, without a single right answer?
 #
-# **Answer.** It depends on the base, with both signs. Of the first nine bases SePT gains on three, by 12 to 19 points of
-# AVG, and loses on five. It gains in between: where a corpus was half memorised. It loses on models stopped early, on those
-# that a large corpus left intact, and where 125 documents were passed over for longest. So no straight line foretells it:
-# the predictor does not beat a constant guess yet, and nine bases leave most of the hypotheses undecided.
+# **Answer.** With both signs: of <!--laptop/22_regime_map:bases-->9 bases SePT gains on <!--laptop/22_regime_map:SePT gains against own-->3 and loses on <!--laptop/22_regime_map:SePT loses against own-->5, with a mean of <!--laptop/22_regime_map:SePT mean gain against own-->+1.3 points of AVG.
 #
-# The hypotheses below were committed before the first
-# base of the map was built (`docs/hypotheses-map.md`); refuted ones stay.
+# ![Gain of SePT, Offline and EM-FT over the best temperature for AVG, pass@1, pass@8 and pass@32, one row a base with 95% intervals, sorted by SePT's gain: the upper bases gain, the lower ones lose, and EM-FT moves with SePT](../figures/laptop/regime_gains.png)
+#
+# *Cost.* not yet run in profile laptop; nothing to run at the paper's scale.
+#
+# The hypotheses below were committed before the first base of the map was built
+# ([hypotheses-map](../docs/hypotheses-map.md)); refuted ones stay.
 
 # %% tags=["parameters"]
 profile = "quick"  # str: scale, one of sept.profiles.PROFILES
@@ -34,7 +39,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sept import experiments, figures, figures_map, regime
+from sept import experiments, figures, figures_map, regime, regime_rules
 from sept.provenance import environment, write_text
 
 plan, folder = regime.place(profile)
@@ -73,8 +78,6 @@ bases[["base", "gap", "carry_over", "agreement", "base T=0.0 pass@1", "SePT AVG"
 shown = ["AVG", "pass@1", "pass@8", "pass@32"]
 own = everything[everything["against"] == "own"]
 figures.save_figure(figures_map.figure_bases, "regime_gains", own, out_dir, provenance, metrics=shown)
-
-# %%
 against = everything[everything["metric"] == "AVG"].groupby(["arm", "against"], sort=False)
 summary = against.agg(
     mean=("value", "mean"), above=("lo", lambda x: (x > 0).sum()), below=("hi", lambda x: (x < 0).sum())
@@ -89,31 +92,17 @@ summary.round(1)
 
 # %%
 main = bases[bases["start"] == "F"].assign(millions=lambda t: t["tokens"] / 1e6)
-corpus, noise = "documents in the corpus", "errors per column"
-cells = regime.map_cells(own, main, "documents", "error_rate", "SePT", shown)
+corpus, noise, draw = "documents in the corpus", "errors per column", figures_map.figure_regime
+by_noise = {
+    arm: regime.map_cells(own, main, "documents", "error_rate", arm, shown) for arm in own["arm"].unique()
+}
+by_tokens = regime.map_cells(own, main, "documents", "millions", "SePT", shown)
+arms = pd.concat([table[table["metric"] == "AVG"] for table in by_noise.values()])
+figures.save_figure(draw, "regime_corpus_noise", by_noise["SePT"], out_dir, provenance, x=corpus, y=noise)
 figures.save_figure(
-    figures_map.figure_regime, "regime_corpus_noise", cells, out_dir, provenance, x=corpus, y=noise
+    draw, "regime_corpus_tokens", by_tokens, out_dir, provenance, x=corpus, y="million tokens"
 )
-
-# %%
-cells = regime.map_cells(own, main, "documents", "millions", "SePT", shown)
-figures.save_figure(
-    figures_map.figure_regime,
-    "regime_corpus_tokens",
-    cells,
-    out_dir,
-    provenance,
-    x=corpus,
-    y="million tokens",
-)
-
-# %%
-cells = [
-    regime.map_cells(own, main, "documents", "error_rate", arm, ["AVG"]) for arm in own["arm"].unique()
-]
-figures.save_figure(
-    figures_map.figure_regime, "regime_arms", pd.concat(cells), out_dir, provenance, x=corpus, y=noise
-)
+figures.save_figure(draw, "regime_arms", arms, out_dir, provenance, x=corpus, y=noise)
 
 # %% [markdown]
 # ## What foretells it
@@ -168,125 +157,28 @@ ranking = pd.DataFrame({"error, held out (points)": single, "rank correlation": 
 write_text(
     Path(out_dir) / "regime_ranking.csv", ranking.rename_axis("predictor").reset_index().to_csv(index=False)
 )
-print(f"mean error {errors['predicted'].mean():.1f} points, constant {errors['constant'].mean():.1f}")
-ranking.round(2)
-
-# %% [markdown]
-# *Written after the map was seen, and so no evidence:* the gain rises and falls again along several predictors, which
-# no straight line can follow. The same test with a parabola in each single predictor:
-
-# %%
 bent = bases.assign(**{f"{n}²": (bases[n] - bases[n].mean()) ** 2 for n in names})
-parabola = pd.Series({n: regime.left_out(bent, [n, f"{n}²"], 0.0, target) for n in names}).sort_values()
-parabola.round(2).head(5)
+parabola = pd.Series({n: regime.left_out(bent, [n, f"{n}²"], 0.0, target) for n in names})
+print(f"mean error {errors['predicted'].mean():.1f} points, constant {errors['constant'].mean():.1f}")
+ranking.assign(**{"with a parabola": parabola}).round(2)
 
 # %% [markdown]
+# The last column was added after the map was seen, and so is no evidence: the gain rises and falls again along several
+# predictors, which no straight line can follow.
+#
 # ## The hypotheses
 #
-# What was measured of each row of [docs/hypotheses-map.md](../docs/hypotheses-map.md), and what the rule says that was
-# committed with it. Intervals resample recipes.
-
-
-# %%
-def between(column, ours):
-    """Mean gain of the bases whose `column` is in `ours` minus that of the others."""
-    return lambda t: t[target][t[column].isin(ours)].mean() - t[target][~t[column].isin(ours)].mean()
-
-
-ends, corr = main[main["tokens"] != 800_000], regime.rank_correlation
-over = [
-    ("M1", "gain rises with the gap (rank correlation)", main, corr("gap", target), 0.0, True),
-    ("M2", "125 and 500 documents minus more", main, between("documents", [125, 500]), 0.0, True),
-    ("M3", "mid and high noise minus low", main, between("noise", ["mid", "high"]), 0.0, True),
-    ("M4", "1.6 M tokens minus 0.4 M", ends, between("tokens", [1_600_000]), 0.0, True),
-    ("M7", "gain at k = 1 minus k = 32", bases, lambda t: (t["SePT pass@1"] - t["SePT pass@32"]).mean(), 0.0, True),
-    ("M8", "Offline minus SePT", bases, lambda t: (t["Offline AVG"] - t[target]).mean(), 0.0, False),
-    ("M9", "gains of EM-FT and SePT (rank correlation)", bases, corr("EM-FT AVG", target), 0.5, True),
-    ("M11", "predictor's error minus a constant's", compared, lambda t: t["better"].mean(), 0.0, False),
-]  # fmt: skip
-rows = {}
-for name, statement, table, statistic, threshold, above in over:
-    got = dict.fromkeys(("value", "lo", "hi"), np.nan)  # of fewer than five bases nothing is said
-    got = regime.over_bases(table, statistic) if len(table) > 4 else got
-    decided = regime.verdict(got["lo"], got["hi"], threshold, above)
-    rows[name] = {"statement": statement, **got, "verdict": decided}
-offline = regime.over_bases(bases, lambda t: t["Offline AVG"].mean())
-rows["M8"]["verdict"] = "refuted" if offline["lo"] > 0 else rows["M8"]["verdict"]
-
-# %% [markdown]
-# The others are about each of some bases, or a single number.
+# What was measured of each row of [hypotheses-map](../docs/hypotheses-map.md) and of the small theory's
+# [rows](../docs/hypotheses.md), and what the rules say that were committed with them (`sept/regime_rules.py`). Intervals
+# resample recipes.
 
 # %%
-sept = own[own["arm"] == "SePT"]
-sure, early = (bases["base"][where] for where in (bases["agreement"] > 0.95, bases["start"] == "nothing"))
-sure = sept[sept["base"].isin(sure) & (sept["metric"] == "AVG")]
-early = sept[sept["base"].isin(early) & sept["metric"].isin(["AVG", "pass@32"])]
-
-
-def ranges(rows):
-    return {"value": rows["value"].mean(), "lo": rows["lo"].min(), "hi": rows["hi"].max()}
-
-
-found = "undecided" if sure.empty else "refuted" if (sure["lo"] > 3).any() else "holds"
-rows["M5"] = {
-    "statement": f"sure of itself: at most 3 ({len(sure)} bases)",
-    **ranges(sure),
-    "verdict": found,
-}
-found = "holds" if len(early) and (early["hi"] < 0).all() else "undecided"
-found = "refuted" if (early["lo"] > 0).any() else found
-rows["M6"] = {"statement": f"stopped early: all below 0 ({len(early)})", **ranges(early), "verdict": found}
-line = regime.fit(main[["gap"]].to_numpy(), main[target].to_numpy(), 0.0)
-small = bases[bases["start"] == "small"]
-off = np.abs(small[target] - line(small[["gap"]].to_numpy())).mean()
-found = "undecided" if small.empty else "holds" if off < 10 else "refuted"
-rows["M10"] = {
-    "statement": f"{len(small)} small bases, off the line in the gap",
-    "value": off,
-    "verdict": found,
-}
-at = 1 + [*single.index].index("carry_over")
-found = "holds" if at == 1 and ranks["carry_over"] < 0 else "refuted"
-rows["M12"] = {"statement": f"rank of carry-over (first: {single.index[0]})", "value": at, "verdict": found}
-hypotheses = pd.DataFrame({f"M{i}": rows[f"M{i}"] for i in range(1, 13)}).T.rename_axis("id")
-write_text(Path(out_dir) / "regime_hypotheses.csv", hypotheses.to_csv())
-hypotheses
-
-# %% [markdown]
-# Rows T1, T2 and T4 of the theory's table, [docs/hypotheses.md](../docs/hypotheses.md), speak of these bases as well.
-
-
-# %%
-def change(arm, metric, tau):
-    """The arm at T = 1 minus its base at one temperature, in points, base by base."""
-    ways = ((s.scores(arm), s.scores(f"T={tau}")) for s in shards)
-    return np.array([100 * regime.family_means(regime.difference(*way))[metric] for way in ways])
-
-
-bases["kept"] = change("sept", "pass@32", 1.0)
-theory = {}
-for name, statement, column in (
-    ("T2a", "gain in AVG falls with carry-over", target),
-    ("T2b", "pass@32 at T = 1 falls more with it", "kept"),
-):
-    got = dict.fromkeys(("value", "lo", "hi"), np.nan)
-    got = regime.over_bases(bases, corr("carry_over", column)) if len(bases) > 4 else got
-    found = regime.verdict(got["lo"], got["hi"], above=False)
-    theory[name] = {"statement": statement, **got, "verdict": found}
-near = 0.6 if 0.6 in plan.temperatures else 0.4
-as_said = np.mean((change("offline", "pass@1", near) < 2) & (change("offline", "pass@32", near) > -2))
-first = own[own["metric"] == "pass@1"].pivot(index="base", columns="arm", values=["value", "lo", "hi"])
-clear = first["value"][(first["lo", "SePT"] > 0) | (first["hi", "SePT"] < 0)]
-same = (clear["SePT"] * clear["EM-FT"] > 0).mean()
-for name, statement, share in (
-    ("T1", f"Offline is T = {near} at k = 1 and more at k = 32 (share of bases)", as_said),
-    ("T4", f"EM-FT's sign is SePT's at k = 1 (share of {len(clear)} bases)", same),
-):
-    found = "undecided" if np.isnan(share) else "holds" if share >= 0.75 else "refuted"
-    theory[name] = {"statement": statement, "value": share, "verdict": found}
+rows, offline = regime_rules.of_the_map(bases, own, compared, ranks, [*single.index], target)
+theory = regime_rules.of_the_theory(bases, own, shards, plan.temperatures, target)
+for name, found in (("regime_hypotheses", rows), ("regime_theory", theory)):
+    write_text(Path(out_dir) / f"{name}.csv", pd.DataFrame(found).T.rename_axis("id").to_csv())
 rows |= theory
-write_text(Path(out_dir) / "regime_theory.csv", pd.DataFrame(theory).T.rename_axis("id").to_csv())
-pd.DataFrame(theory).T
+pd.DataFrame(rows).T
 
 # %%
 headline = {"bases": len(bases), "questions": int(shards[0].counts["id"].str.startswith("test").sum())}

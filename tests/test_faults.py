@@ -200,8 +200,8 @@ def test_a_run_killed_between_its_export_and_its_end_is_tidied(tmp_path, whole):
 def test_refused_runs_leave_nothing(tmp_path):
     with writing(tmp_path / "theirs" / "thesis.tex") as place:
         place.write_text("dear")
-    for out in (tmp_path / "theirs", tmp_path / "theirs" / "thesis.tex"):
-        with pytest.raises(SeptError, match="not empty"):
+    for out, why in ((tmp_path / "theirs", "not empty"), (tmp_path / "theirs" / "thesis.tex", "is a file")):
+        with pytest.raises(SeptError, match=why):
             run(out)
     assert content(tmp_path) == {"theirs/thesis.tex": b"dear"}
 

@@ -174,6 +174,8 @@ def test_every_command_of_the_readme_runs(run, place, monkeypatch, number):  # n
     given = ["H" if a == "my-run/final" else a for a in given]
     if given[0] == "doctor":  # it is asked of the embedded base, which knows no words
         (place / "q.jsonl").write_text('{"prompt": "1+1:", "answer": "2"}')
+    if given[0] == "status" and "my-run" in given:  # a run of its own, with its end
+        assert run("train", "--out", "my-run", *shlex.split(TINY["train"]))[0] == 0
     code, out, err = run(*given)
     assert code == 0, (given, err)
     assert out or given[0] == "train"

@@ -274,7 +274,7 @@ def test_bad_input(tmp_path, capsys):
         (["--model", good, "--prompts", tmp_path / "p.txt"], "only 80 fit"),
         (["--model", good, "--prompts", tmp_path / "empty.txt"], "the set is empty"),
         (["--model", good, "--prompts", tmp_path / "none.txt"], "cannot be read"),
-        (["--model", good, "--max-new-tokens", 128], "fit"),
+        (["--model", good, "--max-new-tokens", 128], "no room for a prompt"),
         (["--model", good, "--steps", 0], "steps = 0"),
     ):
         code, said = run(capsys, *arguments)

@@ -97,7 +97,7 @@ by_noise = {
     arm: regime.map_cells(own, main, "documents", "error_rate", arm, shown) for arm in own["arm"].unique()
 }
 by_tokens = regime.map_cells(own, main, "documents", "millions", "SePT", shown)
-arms = pd.concat([table[table["metric"] == "AVG"] for table in by_noise.values()])
+arms = pd.concat([table[table["panel"].str.endswith("AVG")] for table in by_noise.values()])
 figures.save_figure(draw, "regime_corpus_noise", by_noise["SePT"], out_dir, provenance, x=corpus, y=noise)
 figures.save_figure(
     draw, "regime_corpus_tokens", by_tokens, out_dir, provenance, x=corpus, y="million tokens"

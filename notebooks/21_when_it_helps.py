@@ -26,7 +26,7 @@
 #
 # ![Three panels of the solved model: the untrained curve over temperatures, the same for all; pass@1 by round, which rises above the best temperature the more, the less of the margins is shared; pass@32 by round, which rises at 10% and 40% shared and falls at 80% and 100%](../figures/laptop/when_it_helps_rounds.png)
 #
-# *Cost.* not yet run in profile laptop; nothing to run at the paper's scale.
+# *Cost.* 0.4 core-minutes and 0.8 GB of memory in profile laptop; nothing to run at the paper's scale.
 #
 # Rounds end at the vote of the shared part, the temperature ends at the vote of shared part plus memorised noise. It helps
 # if errors are noise of single questions on top of right habits, it hurts if habits themselves are wrong. Everything

@@ -85,7 +85,7 @@ def arms(
     halves, labelled = (of(arm, second, rounds=half) for arm in ("sept", "grpo"))
     compute_scores([scale.score(run) for run in halves], label="first halves")
     then = [replace(r, base=final(f)) for r, f in zip(labelled, halves, strict=True)]
-    found = {
+    found: dict[str, dict[str, list[Any]]] = {
         "Training questions": {**questions, "fresh questions": fresh},
         "Sampler refreshed": {
             "every round": sept,
@@ -172,13 +172,11 @@ class Majority:
 
     def __init__(self, inner: Sampler, policy: Policy) -> None:
         self.inner, self.policy = inner, policy
-
-    @property
-    def version(self) -> int:
-        return self.inner.version
+        self.version = inner.version
 
     def refresh(self, policy: Policy) -> None:
         self.inner.refresh(policy)
+        self.version = self.inner.version
 
     def sample(
         self, prompts: Sequence[Sequence[int]], keys: Sequence[str], n: int, *settings: Any, **more: Any

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -30,7 +32,12 @@ def figure_causes(table: pd.DataFrame, measured: str = "embedded base") -> Figur
                 part = rows[(rows["metric"] == metric) & ((rows["seeds"] == 1) == alone)]
                 place = [arms.index(a) + 0.24 * (list(_LOOKS).index(metric) - 1) for a in part["arm"]]
                 error = [part["value"] - part["lo"], part["hi"] - part["value"]]
-                style = {"color": colour, "marker": marker, "markersize": 3.5, "linestyle": "none"}
+                style: dict[str, Any] = {
+                    "color": colour,
+                    "marker": marker,
+                    "markersize": 3.5,
+                    "linestyle": "none",
+                }
                 style |= {"markerfacecolor": "white"} if alone else {"label": metric}
                 if len(part) or not alone:
                     ax.errorbar(part["value"], place, xerr=error, elinewidth=1.0, **style)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -55,6 +56,7 @@ def figure_regime(table: pd.DataFrame, x: str, y: str, columns: int = 2) -> Figu
         ax.set_yticks(range(len(ys)), [f"{v:,g}" for v in ys])
         ax.set(title=name, xlabel=x, ylabel=y)
         ax.grid(False)
+    assert drawn is not None
     fig.colorbar(drawn, ax=axes, label="gain (points)", shrink=0.8, aspect=30)
     return fig
 
@@ -97,7 +99,7 @@ def figure_foretold(table: pd.DataFrame, ylabel: str, columns: int = 4) -> Figur
         for marker, (start, colour) in zip(MARKERS, STARTS.items(), strict=False):
             rows = table[(table["panel"] == name) & (table["start"] == start)]
             error = [rows["value"] - rows["lo"], rows["hi"] - rows["value"]]
-            style = {"color": colour, "marker": marker, "label": f"start: {start}"}
+            style: dict[str, Any] = {"color": colour, "marker": marker, "label": f"start: {start}"}
             ax.errorbar(
                 rows["x"],
                 rows["value"],

@@ -65,8 +65,13 @@ def figure_points(
         for start, (marker, colour) in looks.items():
             rows = table[own & (kind == start)]
             if len(rows):
-                style = {"color": colour, "label": shown[start], "markersize": 5, "alpha": 0.85}
-                ax.plot(rows["x"], rows["value"], marker, **style)
+                look: dict[str, Any] = {
+                    "color": colour,
+                    "label": shown[start],
+                    "markersize": 5,
+                    "alpha": 0.85,
+                }
+                ax.plot(rows["x"], rows["value"], marker, **look)
         if name in diagonal:
             ends = [0.0, float(table.loc[own, ["x", "value"]].max().max())]
             ax.plot(ends, ends, "--", color="#444444", linewidth=1, zorder=1)

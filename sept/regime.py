@@ -152,7 +152,7 @@ def cells(number: int) -> list[Cell]:
 
     def endless() -> Iterator[Cell]:
         for seed in count():
-            grid = [Cell("F", *levels, seed) for levels in balanced((DOCUMENTS, TOKENS, tuple(NOISE)))]
+            grid = [Cell("F", d, t, n, seed) for d, t, n in balanced((DOCUMENTS, TOKENS, tuple(NOISE)))]
             beside = [replace(cell, seed=seed) for cell in BESIDE]
             while grid or beside:
                 yield from (part.pop(0) for part in (grid, grid, grid, beside) if part)

@@ -359,6 +359,7 @@ def _pass_over(run: Run, points: list[Score], folder: Path) -> None:
         on_round=tell,
         name=run.arm,
     )
+    live.close()
     _release(shared)
     note = run_folder(run) / "seconds"
     before = float(note.read_text()) if note.is_file() else 0.0

@@ -156,10 +156,12 @@ class Live:
             write_json(note, {"round": row["round"]})
 
     def close(self) -> None:
-        """End the trackers."""
+        """End the trackers; a finished run's folder says the same however often it was cut off."""
         for tracker in self.trackers:
             tracker.finish()
         self.trackers = []
+        if (self.out / "final").is_dir():
+            (self.out / "progress.json").unlink(missing_ok=True)
 
 
 def state_of(folder: Path) -> dict[str, Any]:

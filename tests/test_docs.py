@@ -106,7 +106,7 @@ def test_numbers_in_the_guides_are_recorded_ones():
     found = 0
     for path in GUIDES:
         for scale, notebook, key, shown in re.findall(
-            r"<!--(laptop)/(\S+?):(.+?)-->\s*\**([-+0-9.e]+[0-9])", path.read_text()
+            r"<!--(laptop)/(\S+?):(.+?)-->\s*\**([-+]?\d+(?:\.\d+)?(?:e-?\d+)?)", path.read_text()
         ):
             value = recorded(scale, notebook, key)
             digits = len(shown.partition(".")[2])

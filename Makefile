@@ -65,8 +65,8 @@ figures: $(STAMP)  ## run the experiments of PROFILE and draw every figure
 notebooks: $(STAMP)  ## the .ipynb files, their index and costs from notebooks/*.py; outputs from figures/laptop/notebooks
 	$(PY) docs/contents.py
 
-map: $(STAMP)  ## the map of bases, shard by shard; BASES=40 goes on to as many
-	$(if $(BASES),SEPT_BASES=$(BASES)) $(PY) -m sept figures --profile laptop --only 22
+map: $(STAMP)  ## when a model helps itself: theory, map, causes, piece by piece; BASES=40 goes on to 40 bases
+	$(if $(BASES),SEPT_BASES=$(BASES)) $(PY) -m sept figures --profile laptop --only 21,22,23
 
 # The extra is small and for readers only, so it comes when it is first asked for.
 DOCS := $(VENV)/.docs

@@ -107,4 +107,4 @@ def test_it_works_from_another_folder(installed, tmp_path):
     assert "2/2" in call(installed, tmp_path, "sept", "status", "run")
     out = call(installed, tmp_path, "sept", "doctor")
     assert out.count("same tokens: yes") == 4 and "commit unknown" in out
-    assert "the notebooks are in the repository" in out
+    assert "the notebooks, which are in the repository" in out

@@ -40,7 +40,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sept import experiments, figures, figures_map, regime, regime_rules
+from sept import experiments, figures, figures_map, regime, regime_rules, regime_statistics
 from sept.provenance import environment, write_text
 
 plan, folder = regime.place(profile)
@@ -59,8 +59,8 @@ figures.use_style()
 
 # %%
 shards = regime.compute(plan, folder)
-measured = [regime.gains(shard) for shard in shards]
-bases = regime.bases_table(shards, measured)
+measured = [regime_statistics.gains(shard) for shard in shards]
+bases = regime_statistics.bases_table(shards, measured)
 write_text(Path(out_dir) / "regime_bases.csv", bases.to_csv(index=False))
 provenance = {**environment(), "profile": profile, "bases": len(bases), "seeds": [100]}
 everything = pd.concat(
@@ -95,9 +95,10 @@ summary.round(1)
 main = bases[bases["start"] == "F"].assign(millions=lambda t: t["tokens"] / 1e6)
 corpus, noise, draw = "documents in the corpus", "errors per column", figures_map.figure_regime
 by_noise = {
-    arm: regime.map_cells(own, main, "documents", "error_rate", arm, shown) for arm in own["arm"].unique()
+    arm: regime_statistics.map_cells(own, main, "documents", "error_rate", arm, shown)
+    for arm in own["arm"].unique()
 }
-by_tokens = regime.map_cells(own, main, "documents", "millions", "SePT", shown)
+by_tokens = regime_statistics.map_cells(own, main, "documents", "millions", "SePT", shown)
 arms = pd.concat([table[table["panel"].str.endswith("AVG")] for table in by_noise.values()])
 figures.save_figure(draw, "regime_corpus_noise", by_noise["SePT"], out_dir, provenance, x=corpus, y=noise)
 figures.save_figure(
@@ -146,20 +147,20 @@ figures.save_figure(
 
 # %%
 names, target = list(regime.PREDICTORS), "SePT AVG"
-predicted = regime.held_out(bases, names, target).merge(bases[["base", "start"]], on="base")
+predicted = regime_statistics.held_out(bases, names, target).merge(bases[["base", "start"]], on="base")
 figures.save_figure(figures_map.figure_predicted, "regime_predicted", predicted, out_dir, provenance)
 
 # %%
 errors = {c: (predicted[c] - predicted["value"]).abs() for c in ("predicted", "constant")}
 compared = predicted.assign(**errors, better=errors["predicted"] - errors["constant"])
-single = pd.Series({n: regime.left_out(bases, [n], 0.0, target) for n in names}).sort_values()
-ranks = {n: regime.rank_correlation(n, target)(bases) for n in single.index}
+single = pd.Series({n: regime_statistics.left_out(bases, [n], 0.0, target) for n in names}).sort_values()
+ranks = {n: regime_statistics.rank_correlation(n, target)(bases) for n in single.index}
 ranking = pd.DataFrame({"error, held out (points)": single, "rank correlation": ranks})
 write_text(
     Path(out_dir) / "regime_ranking.csv", ranking.rename_axis("predictor").reset_index().to_csv(index=False)
 )
 bent = bases.assign(**{f"{n}²": (bases[n] - bases[n].mean()) ** 2 for n in names})
-parabola = pd.Series({n: regime.left_out(bent, [n, f"{n}²"], 0.0, target) for n in names})
+parabola = pd.Series({n: regime_statistics.left_out(bent, [n, f"{n}²"], 0.0, target) for n in names})
 print(f"mean error {errors['predicted'].mean():.1f} points, constant {errors['constant'].mean():.1f}")
 ranking.assign(**{"with a parabola": parabola}).round(2)
 

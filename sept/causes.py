@@ -5,24 +5,25 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from .config import RESULTS_VERSION, SeptError, digest
+from .config import SeptError
 from .durable import locked
 from .evaluation import METRICS
 from .experiments import Run, Score, note_cost, results_dir, run_folder
 from .experiments import compute as compute_scores
 from .loop import train
-from .policy import Policy, load_policy, save_policy
-from .pretrain import RECIPES, Recipe, pretrain
+from .policy import Policy, load_policy
+from .pretrain import RECIPES, Recipe
 from .problems import load_problems
 from .profiles import Profile
 from .provenance import write_text
+from .regime import build
 from .sampling import Rollouts, Sampler, make_sampler
 
 
@@ -36,16 +37,6 @@ def _once(name: str, make: Callable[[Path], Any]) -> Path:
             write_text(folder / "seconds", f"{time.monotonic() - started:.1f}")
     note_cost([folder])
     return folder
-
-
-def base(recipe: Recipe) -> str:
-    """Folder of a base made by `recipe`."""
-
-    def make(folder: Path) -> None:
-        model, tokenizer, _ = pretrain(recipe)
-        save_policy(Policy(model, tokenizer, folder.name), folder)
-
-    return str(_once(f"base-{digest([RESULTS_VERSION, asdict(recipe)])[:16]}", make))
 
 
 def final(model: str | Run) -> str:
@@ -80,7 +71,7 @@ def arms(
     stage = RECIPES["H"].stages[1]
     tokens = stage.tokens * min(usual.rounds, 120) // 120  # small profiles train small bases
     others = {n: replace(stage, documents=n, tokens=tokens) for n in (250, 0)}
-    on = {n: of("sept", other, model=base(Recipe((s,), "F", seed=1))) for n, s in others.items()}
+    on = {n: of("sept", other, model=str(build(Recipe((s,), "F", seed=1)))) for n, s in others.items()}
     half = max(1, usual.rounds // 2)
     halves, labelled = (of(arm, second, rounds=half) for arm in ("sept", "grpo"))
     compute_scores([scale.score(run) for run in halves], label="first halves")

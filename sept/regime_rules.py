@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from .evaluation import difference, family_means
-from .regime import Shard, fit, over_bases, rank_correlation, verdict
+from .regime import Shard
+from .regime_statistics import fit, over_bases, rank_correlation, verdict
 
 Row = dict[str, Any]
 
@@ -32,9 +33,9 @@ def of_the_map(
 ) -> tuple[dict[str, Row], dict[str, float]]:
     """Rows M1 to M12, and Offline's own mean.
 
-    bases: `regime.bases_table`; own: gains against each base's own best temperature; compared: held-out errors,
-    column `better` the predictor's minus the constant's; ranks: rank correlation of each predictor with the
-    gain; best: predictors by their error; target: the column of the gain.
+    bases: `regime_statistics.bases_table`; own: gains against each base's own best temperature; compared:
+    held-out errors, column `better` the predictor's minus the constant's; ranks: rank correlation of each
+    predictor with the gain; best: predictors by their error; target: the column of the gain.
     """
     main = bases[bases["start"] == "F"]
 

@@ -14,7 +14,7 @@ import torch
 from conftest import random_policy
 from matplotlib.figure import Figure
 
-from sept import figures_map, regime
+from sept import figures_map, regime, regime_statistics
 from sept.config import SeptError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -192,7 +192,7 @@ def test_gains_against_each_baseline_by_hand():
     counts["T=0.0"], counts["T=0.5"], counts["T=1.0"] = 1, 16, 8
     counts.loc[test, list(regime.ARMS)] = 24
     counts.loc[~test, "T=1.0"] = 32  # on dev another temperature wins
-    table = regime.gains(made).set_index(["arm", "against", "metric"])
+    table = regime_statistics.gains(made).set_index(["arm", "against", "metric"])
     row = table.loc["SePT", "own", "pass@1"]
     assert (row["temperature"], row["value"], row["lo"], row["hi"]) == (0.0, -25, -25, -25)
     assert table.loc["SePT", "test", "pass@1"]["value"] == pytest.approx(25)
@@ -206,7 +206,11 @@ def test_the_interval_of_a_gain_covers_the_truth():
     covered, widths = 0, []
     for seed in range(16):
         made = shard(rng=np.random.default_rng(seed), questions=150, arm_up=0.1)
-        row = regime.gains(made).query("arm == 'SePT' and against == 'test' and metric == 'pass@1'").iloc[0]
+        row = (
+            regime_statistics.gains(made)
+            .query("arm == 'SePT' and against == 'test' and metric == 'pass@1'")
+            .iloc[0]
+        )
         covered += row["lo"] <= 10 <= row["hi"]
         widths.append(row["hi"] - row["lo"])
     # Paired: p (1 - p) / 32 twice, p uniform in .2 to .8 (arm: .3 to .9).
@@ -223,8 +227,8 @@ def made_map(n=12, seed=0):
 
 def test_the_table_of_bases_and_the_cells_of_a_map():
     shards = made_map()
-    measured = [regime.gains(s) for s in shards]
-    table = regime.bases_table(shards, measured)
+    measured = [regime_statistics.gains(s) for s in shards]
+    table = regime_statistics.bases_table(shards, measured)
     assert len(table) == 12
     assert table["passes"][0] == pytest.approx(
         table["tokens"][0] / table["documents"][0] / regime.document_length()
@@ -233,7 +237,7 @@ def test_the_table_of_bases_and_the_cells_of_a_map():
         t[t["against"] == "own"].assign(base=s.cell.name) for s, t in zip(shards, measured, strict=True)
     )
     main = table[table["start"] == "F"]
-    cells = regime.map_cells(own, main, "documents", "error_rate", "SePT", ["AVG"])
+    cells = regime_statistics.map_cells(own, main, "documents", "error_rate", "SePT", ["AVG"])
     assert cells["bases"].sum() == len(main)
     first = cells.iloc[0]
     here = main[(main["documents"] == first["x"]) & (main["error_rate"] == first["y"])]
@@ -250,7 +254,7 @@ def test_the_table_of_bases_and_the_cells_of_a_map():
         ]
     )
     where = pd.DataFrame({"base": ["a", "b"], "x": 1, "y": 2})
-    got = regime.map_cells(two, where, "x", "y", "SePT", ["AVG"]).iloc[0]
+    got = regime_statistics.map_cells(two, where, "x", "y", "SePT", ["AVG"]).iloc[0]
     assert (got["value"], got["bases"]) == (3, 2)
     assert (got["lo"], got["hi"]) == (pytest.approx(3 - 18**0.5 / 2), pytest.approx(3 + 32**0.5 / 2))
 
@@ -267,7 +271,7 @@ def bases(n=18, seed=0, slope=3.0):
 
 def test_a_line_is_found_and_beats_the_constant():
     table = bases()
-    got = regime.held_out(table, ["a", "b"], "gain")
+    got = regime_statistics.held_out(table, ["a", "b"], "gain")
     assert list(got["base"]) == list(table["base"])
     off, constant = ((got[c] - got["value"]).abs().mean() for c in ("predicted", "constant"))
     assert off < 0.5 < 1.5 < constant
@@ -277,9 +281,9 @@ def test_a_line_is_found_and_beats_the_constant():
 def test_a_base_s_own_gain_never_reaches_its_prediction():
     table = bases()
     table["group"] = [f"g{i // 2}" for i in range(len(table))]  # two seeds of each recipe
-    before = regime.held_out(table, ["a", "b"], "gain").set_index("base")
+    before = regime_statistics.held_out(table, ["a", "b"], "gain").set_index("base")
     table.loc[[4, 5], "gain"] = 1e6
-    after = regime.held_out(table, ["a", "b"], "gain").set_index("base")
+    after = regime_statistics.held_out(table, ["a", "b"], "gain").set_index("base")
     for base in ("b4", "b5"):
         assert after.loc[base, "predicted"] == before.loc[base, "predicted"]
         assert after.loc[base, "constant"] == before.loc[base, "constant"]
@@ -289,7 +293,7 @@ def test_a_base_s_own_gain_never_reaches_its_prediction():
 def test_nothing_is_predicted_from_noise():
     better = []
     for seed in range(4):
-        got = regime.held_out(bases(12, seed, slope=0.0), ["a", "b"], "gain")
+        got = regime_statistics.held_out(bases(12, seed, slope=0.0), ["a", "b"], "gain")
         better.append(
             ((got["predicted"] - got["value"]).abs() - (got["constant"] - got["value"]).abs()).mean()
         )
@@ -298,31 +302,31 @@ def test_nothing_is_predicted_from_noise():
 
 def test_the_constant_is_the_median_of_the_others():
     table = bases(5)
-    got = regime.held_out(table, ["a"], "gain")
+    got = regime_statistics.held_out(table, ["a"], "gain")
     assert got["constant"][2] == table["gain"].drop(2).median()
 
 
 def test_intervals_resample_recipes():
     table = bases(40, slope=0.0)
-    got = regime.over_bases(table, lambda t: t["gain"].mean())
+    got = regime_statistics.over_bases(table, lambda t: t["gain"].mean())
     half = 1.96 * table["gain"].std() / np.sqrt(40)
     assert got["value"] == pytest.approx(table["gain"].mean())
     assert got["hi"] - got["lo"] == pytest.approx(2 * half, rel=0.1)
     copies = pd.concat([table, table])  # as many recipes, twice the seeds: no more is known
-    twice = regime.over_bases(copies, lambda t: t["gain"].mean())
+    twice = regime_statistics.over_bases(copies, lambda t: t["gain"].mean())
     assert twice["hi"] - twice["lo"] == pytest.approx(got["hi"] - got["lo"], rel=0.1)
 
 
 def test_rank_correlation_and_verdicts():
     table = pd.DataFrame({"x": [1, 2, 3, 4], "y": [1, 10, 100, 1000], "z": [4, 3, 2, 1], "c": 1})
-    assert regime.rank_correlation("x", "y")(table) == pytest.approx(1)
-    assert regime.rank_correlation("x", "z")(table) == pytest.approx(-1)
-    assert np.isnan(regime.rank_correlation("x", "c")(table))
-    assert [regime.verdict(*i) for i in ((1, 2), (-1, 2), (-2, -1), (np.nan, 1))] == [
+    assert regime_statistics.rank_correlation("x", "y")(table) == pytest.approx(1)
+    assert regime_statistics.rank_correlation("x", "z")(table) == pytest.approx(-1)
+    assert np.isnan(regime_statistics.rank_correlation("x", "c")(table))
+    assert [regime_statistics.verdict(*i) for i in ((1, 2), (-1, 2), (-2, -1), (np.nan, 1))] == [
         "holds", "undecided", "refuted", "undecided",
     ]  # fmt: skip
-    assert regime.verdict(-2, -1, above=False) == "holds"
-    assert regime.verdict(1, 2, 3.0, above=False) == "holds"
+    assert regime_statistics.verdict(-2, -1, above=False) == "holds"
+    assert regime_statistics.verdict(1, 2, 3.0, above=False) == "holds"
 
 
 # --------------------------------------------------------------------------------------- drawings
@@ -400,7 +404,7 @@ def test_a_shard_from_nothing_to_its_files(tmp_path):
     assert np.isfinite(list(made.known.values())).all()
     assert len(made.counts) == 24
     assert made.counts.loc[made.counts["id"].str.startswith("dev"), "sept"].isna().all()
-    assert set(regime.gains(made)["arm"]) == {"SePT", "Offline", "EM-FT"}
+    assert set(regime_statistics.gains(made)["arm"]) == {"SePT", "Offline", "EM-FT"}
     files = sorted((tmp_path / "map").iterdir())
     before = [p.read_bytes() for p in files]
     files[0].unlink()  # the CSV: made again from the store, to the byte

@@ -18,11 +18,19 @@ export TOKENIZERS_PARALLELISM := false
 PROBE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 # Shows the large downloads and the final step instead of pip's hundreds of lines; the full log stays
-# beside the stamp, and its end is shown when pip fails.
+# beside the stamp, and its end is shown when pip fails. Python shows them: some awks read ahead.
+define BRIEF_PY
+import re, sys
+for line in sys.stdin:
+    if size := re.search(r"(?:Downloading|Using cached) (?:\S+/)?(\S+) \((\d+(?:\.\d+)? [MG]B)\)", line):
+        print(f"  {size[1][:60]} {size[2]}", flush=True)
+    if line.startswith("Installing collected"):
+        print(f"  unpacking {len(line.split()) - 3} packages", flush=True)
+endef
+export BRIEF_PY
 LOG   := $(VENV)/install.log
 PIP   := $(PY) -m pip install --progress-bar off
-BRIEF := tee -a $(LOG) | awk '/(Downloading|Using cached).*[0-9] [MG]B/ {print "  " substr($$2, 1, 60), $$3, $$4; fflush()} \
-           /^Installing collected/ {print "  unpacking " NF - 3 " packages"; fflush()}'
+BRIEF := tee -a $(LOG) | $(PY) -c "$$BRIEF_PY"
 FAIL  := { tail -n 15 $(LOG) >&2; exit 1; }
 
 .DEFAULT_GOAL := help

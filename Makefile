@@ -79,6 +79,7 @@ map: $(STAMP)  ## when a model helps itself: theory, map, causes, piece by piece
 # The extra is small and for readers only, so it comes when it is first asked for.
 DOCS := $(VENV)/.docs
 $(DOCS): $(STAMP)
+	@echo "installing what draws the site"
 	@$(PIP) --quiet -c constraints.txt -e ".[$(EXTRAS),docs]"
 	@touch $@
 
@@ -98,6 +99,7 @@ slow-tests: $(DOCS) lint test
 	@echo "every test passed, and every notebook in the smoke profile"
 
 soak: $(STAMP)  ## random kills, long fuzzing and ten minutes of runs in a loop: an hour and more
+	@echo "installing the fuzzer"
 	@$(PIP) --quiet -c constraints.txt -e ".[soak]"
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_soak.py -m soak -s
 
@@ -132,6 +134,7 @@ test-vllm: $(VLLM_STAMP)  ## the vLLM engine for real, in an environment of its 
 # Only compares: nothing of the package needs the peers. vLLM takes part where `make test-vllm` installed it.
 BENCH := $(VENV)/.peers
 $(BENCH): $(STAMP)
+	@echo "installing the peers to compare with"
 	@$(PIP) --quiet -c constraints.txt -e ".[$(EXTRAS),peers]"
 	@touch $@
 

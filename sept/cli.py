@@ -69,6 +69,7 @@ Threads = Annotated[int, typer.Option(help="CPU threads; small models are fastes
 
 def main() -> None:
     """Entry point: turns mistakes into one line on standard error."""
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it tells of every retry without a network
     with sigterm() as stop, stop.at_once():
         _main(stop)
 
@@ -87,6 +88,10 @@ def _main(stop: Sigterm) -> None:
         _end(error.format_message().rstrip(".") + help_, 2)
     except (SeptError, OSError) as error:
         _end(str(error), 2)
+    except ModuleNotFoundError as error:
+        if error.name not in ("papermill", "nbclient"):
+            raise
+        _end(f"figures need {error.name}, which is not installed: pip install 'sept[notebooks]'", 2)
     except TrainingError as error:
         _end(str(error), 1)
     except (MemoryError, RuntimeError) as error:  # torch has a type for a GPU, and words for a CPU
@@ -140,8 +145,8 @@ def _set_up(threads: int) -> None:
     import torch
     from transformers.utils import logging
 
-    if threads < 1:
-        raise SeptError(f"threads = {threads}: must be at least 1")
+    if not 1 <= threads <= 1024:  # OpenMP crashes on numbers that no machine has
+        raise SeptError(f"threads = {threads}: must be at least 1 and at most 1024")
     torch.set_num_threads(threads)
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what is wrong with a checkpoint is said in one line of ours
@@ -219,7 +224,9 @@ def train(
         Path | None, typer.Option(help="JSON file with config fields that differ from the arm's.")
     ] = None,
     set_: Settings = None,
-    dev: Annotated[str, typer.Option(help="Questions for --set eval_every=N.")] = "toy:dev:16",
+    dev: Annotated[
+        str | None, typer.Option(help="Questions for --set eval_every=N; default toy:dev:16.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off.")] = False,
     track: Annotated[
         str, typer.Option(help="tensorboard, wandb, mlflow, ... of accelerate, joined by commas.")
@@ -251,18 +258,20 @@ def train(
             raise SeptError(f"config {str(config)!r}: must be a JSON object of config fields")
         fields |= given
     fields |= _fields(set_)
-    published = find_preset(preset_) if preset_ else None
+    published = find_preset(preset_) if preset_ is not None else None
     if published and not published.arm:
         raise SeptError(f"--preset {preset_!r}: is a sweep, use `sept sweep`")
-    if published and arm:
+    if published and arm is not None:
         raise SeptError(f"--preset {preset_!r} --arm {arm!r}: a preset has its arm, leave --arm out")
-    arm = arm or "sept"
+    arm = "sept" if arm is None else arm
     settings = published.config(**fields) if published else preset(arm, **fields)
     if published and model is None:
         model, template = published.shape.hub, template or published.shape.template
     chosen = (published.problems if published else "toy:train") if problems is None else problems
     problem_set = load_problems(_with(chosen, grader))
-    dev_set = load_problems(dev) if settings.eval_every else None
+    if dev is not None and not settings.eval_every:
+        raise SeptError(f"--dev {dev!r}: no round would ask them; add --set eval_every=10, or leave it out")
+    dev_set = load_problems("toy:dev:16" if dev is None else dev) if settings.eval_every else None
     _set_up(threads)
     ranks = join(settings.sharding)  # before the model is loaded, onto this rank's device
     if not ranks.first:
@@ -441,7 +450,7 @@ def sweep(
     """pass@k over decoding temperatures, and the best temperature for each score."""
     from .presets import LIMIT, find_preset
 
-    if preset_:  # its temperatures and number of samples are the defaults of this verb
+    if preset_ is not None:  # its temperatures and number of samples are the defaults of this verb
         published = find_preset(preset_)
         if model is None:
             model, template = published.shape.hub, template or published.shape.template

@@ -30,8 +30,8 @@ try:
     from matplotlib import pyplot as plt
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
-except ImportError as error:
-    raise ImportError("drawing needs matplotlib: pip install 'sept[notebooks]'") from error
+except ImportError:
+    raise SeptError("drawing needs matplotlib: pip install 'sept[notebooks]'") from None
 
 COLUMN, PAGE = 3.4, 6.9  # inches: one column of a two-column page, the full text width
 

@@ -105,7 +105,7 @@ class Policy:
 
 def resolve(name: str) -> str:
     """A shipped base's folder for its name, else the name itself (path or hub id)."""
-    return str(BASES / name) if (BASES / name / "config.json").is_file() else name
+    return str(BASES / name) if "/" not in name and (BASES / name / "config.json").is_file() else name
 
 
 def with_template(name: str) -> tuple[str, str]:

@@ -91,9 +91,14 @@ def load_problems(name: str) -> ProblemSet:
     problems: list[Problem] = []
     titles: list[str] = []
     mathematical = False  # of a benchmark rather than of a file with plain columns
-    for part in [body] if Path(body).is_file() else body.split("+"):
+    parts = [body] if Path(body).is_file() else body.split("+")
+    for place, part in enumerate(parts):
+        if part in parts[:place]:
+            raise SeptError(f"problems {name!r}: {part!r} is named twice; name it once")
         if Path(part).is_file():
             found, authors = _from_table(Path(part), options)
+            if {p.id for p in found} & {p.id for p in problems}:  # two files that number their rows
+                found = [replace(p, id=f"{Path(part).stem}/{p.id}") for p in found]
         elif part.partition("@")[0] in BENCHMARKS:
             (found, part), authors = from_hub(part, options), True
         else:
@@ -103,8 +108,11 @@ def load_problems(name: str) -> ProblemSet:
                     f"problems {part!r}: option {option!r} is unknown; take a grader (string, math, parity), a "
                     "number from 1 on, max=TOKENS, prompt=COLUMN, answer=COLUMN, id=COLUMN or split=NAME"
                 )
+            if not part and len(parts) > 1:
+                raise SeptError(f"problems {name!r}: a name is empty; write name+name")
+            what = "is a folder, name a file in it" if Path(part).is_dir() else "no such file"
             raise SeptError(
-                f"problems {part!r}: no such file; known names are toy:test, toy:dev, toy:train, "
+                f"problems {part!r}: {what}; known names are toy:test, toy:dev, toy:train, "
                 + ", ".join(BENCHMARKS)
             )
         if not found:

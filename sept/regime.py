@@ -113,10 +113,14 @@ def place(profile: str) -> tuple[Plan, Path]:
     """A profile's plan and its shards' folder; SEPT_BASES in the environment asks for more or fewer bases.
 
     Shards of `laptop` lie in the checkout, where they are committed; the others in the store.
+    SeptError if SEPT_BASES is no number.
     """
     known = profile if profile in PLANS else "laptop"
     plan = PLANS[known]
-    plan = replace(plan, bases=int(os.environ.get("SEPT_BASES", plan.bases)))
+    asked = os.environ.get("SEPT_BASES", str(plan.bases))
+    if not (asked.isdecimal() and int(asked)):
+        raise SeptError(f"SEPT_BASES = {asked!r}: must be a number of bases, as in make map BASES=40")
+    plan = replace(plan, bases=int(asked))
     checkout = Path(__file__).parent.parent / "figures" / "map"
     return plan, checkout if known == "laptop" else experiments.results_dir() / f"map-{known}"
 

@@ -37,22 +37,26 @@ def run_notebooks(
     of everything that a notebook asked for, done now or earlier, go to `minutes.json` beside the
     figures; the committed file of a profile is what is announced beforehand.
     """
+    folder = notebooks_dir()  # without them it does not matter what else is missing
     import papermill
     from nbclient.exceptions import DeadKernelError
 
+    from .regime import place
     from .sampling import parse_engine
 
     parse_engine(profile(profile_name).engine)  # said now, not by the first notebook that draws
+    place(profile_name)  # and what SEPT_BASES asks for
     # Kernels run in the checkout; the store stays where the command was given.
     os.environ["SEPT_RESULTS"] = str(results_dir().resolve())
     theirs = profile(profile_name).notebooks
     wanted = tuple(filter(None, (only or theirs).split(",")))
-    paths = [
-        p for p in sorted(notebooks_dir().glob("[0-9]*.ipynb")) if not wanted or p.name.startswith(wanted)
-    ]
-    if not paths:
-        raise SeptError(f"notebooks: none begins with {only!r}; see {notebooks_dir().name}/")
-    expected = _read_minutes(notebooks_dir().parent / "figures" / profile_name / "minutes.json")
+    paths = [p for p in sorted(folder.glob("[0-9]*.ipynb")) if not wanted or p.name.startswith(wanted)]
+    for number in wanted:  # 1 would be all from 10 to 19
+        if len(number) < 2 or not any(p.name.startswith(number) for p in paths):
+            raise SeptError(
+                f"notebooks: none begins with {number!r}; numbers have two digits, see {folder.name}/"
+            )
+    expected = _read_minutes(folder.parent / "figures" / profile_name / "minutes.json")
     known = {path.stem: expected[path.stem] for path in paths if path.stem in expected}
     for name, cost in known.items():
         print(f"{name:<28}{cost:6.1f} core-minutes from nothing", file=sys.stderr)
@@ -80,7 +84,7 @@ def run_notebooks(
                     str(path),
                     str(target),
                     given,
-                    cwd=str(notebooks_dir().parent),
+                    cwd=str(folder.parent),
                     kernel_name="python3",
                     progress_bar=False,
                     extra_arguments=["--log-level=50"],  # it remarks on its own transport and end
@@ -120,13 +124,16 @@ def _watched(label: str) -> Iterator[None]:
 
     A notebook's own progress bars stay inside it, so its kernel leaves notes in the store.
     """
-    started, stop = time.monotonic(), threading.Event()
+    started, begun, stop = time.monotonic(), time.time(), threading.Event()
     live = sys.stderr.isatty()
 
     def line() -> str:
         parts = [label, f"{time.monotonic() - started:.0f} s"]
         try:
-            note = json.loads((results_dir() / "progress.json").read_text())
+            path = results_dir() / "progress.json"
+            if path.stat().st_mtime < begun:  # of a notebook before this one
+                return "   ".join(parts)
+            note = json.loads(path.read_text())
             left = f", {note['minutes_left']} min left" if "minutes_left" in note else ""
             parts.append(f"{note['label']} {note['done']}/{note['total']}{left}")
             notes = [

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sept import cli
+from sept import cli, pretrain, problems
 from sept.policy import BASES
 
 SMALL = ["--set", "rounds=2", "--set", "questions=8", "--set", "mini_batch=4", "--set", "warmup=0"]
@@ -214,6 +215,27 @@ def test_theorem_exact_and_doctor(run, tmp_path):
     assert code == 0 and all(row["holds"] for row in rows) and "Theorem 1" in out
     code, out, _ = run("doctor")
     assert code == 0 and out.count("same tokens: yes") == 4
+
+
+def test_pretrain_makes_a_base_with_its_card(run, tmp_path, monkeypatch):
+    few = problems.load_problems("toy:dev:1")
+    monkeypatch.setattr(problems, "load_problems", lambda name: few)  # the card's sweep
+    tiny = pretrain.Recipe((pretrain.Stage(20, 4_000, (0.0, 0.1, 0.4), 5e-3),), hidden=32, layers=1, mlp=64)
+    monkeypatch.setitem(pretrain.RECIPES, "E", tiny)
+    code, out, _ = run("pretrain", "--base", "E", "--out", tmp_path / "E")
+    assert code == 0 and out.endswith(f"wrote {tmp_path / 'E'}\n")
+    card = (tmp_path / "E" / "README.md").read_text()
+    assert "under-trained" in card.lower() and '"hidden": 32' in card
+    assert (tmp_path / "E" / "model.safetensors").is_file()
+
+
+def test_figures_are_drawn_again_from_their_tables(run, tmp_path):
+    theirs = Path(__file__).parent.parent / "figures" / "laptop"
+    for suffix in ("csv", "png"):
+        shutil.copy(theirs / f"quickstart_training.{suffix}", tmp_path)
+    code, out, err = run("figures", "--redraw", "--out", tmp_path)
+    assert code == 0 and "drew 1 figures" in out, err
+    assert (tmp_path / "quickstart_training.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_every_verb_has_help_and_there_are_at_most_eleven(run):

@@ -42,6 +42,7 @@ COMMANDS = [
     ("eval --n many", "--n", "integer"),
     ("train --out out --seed x", "--seed", "integer"),
     (TRAIN + "--threads 0", "threads = 0", "at least 1"),
+    ("eval --threads 100000", "threads = 100000", "at most 1024"),
     # fields of the config
     (TRAIN + "--set tau_s", "--set 'tau_s'", "field=value"),
     (TRAIN + "--set temperature=1", "'temperature'", "known are"),
@@ -71,6 +72,9 @@ COMMANDS = [
     (TRAIN + "--config latin.csv", "'latin.csv'", "cannot be read as JSON"),
     # arms and presets
     (TRAIN + "--arm sft", "'sft'", "em-ft"),
+    (TRAIN + "--arm ''", "arm ''", "choose one of sept"),
+    (TRAIN + "--preset ''", "preset ''", "`sept plan` lists them"),
+    ("sweep --preset ''", "preset ''", "`sept plan` lists them"),
     (TRAIN + "--preset sept-qwen", "'sept-qwen'", "did you mean sept-qwen2.5-7b-dsr"),
     (TRAIN + "--preset sweep-qwen2.5-math-7b", "is a sweep", "`sept sweep`"),
     (TRAIN + "--preset sept-qwen2.5-math-7b-dsr --arm sept", "--arm 'sept'", "leave --arm out"),
@@ -85,6 +89,8 @@ COMMANDS = [
     # models
     ("eval --model Q", "'Q'", "E, F, H, I"),
     ("eval --model ''", "--model", "leave the option out"),
+    ("eval --model ./H", "'./H'", "hub id owner/name"),
+    ("eval --model note.txt", "'note.txt'", "no such folder"),
     ("eval --model owner/name", "'owner/name'", "internet connection"),
     ("eval --model m/nothing", "'m/nothing'", "needed are config.json"),
     ("eval --model m/broken-config", "'m/broken-config'", "needed are config.json"),
@@ -107,6 +113,9 @@ COMMANDS = [
     # problems
     ("eval --problems nowhere.jsonl", "'nowhere.jsonl'", "known names are toy:test"),
     ("eval --problems ''", "--problems", "leave the option out"),
+    ("eval --problems m", "'m'", "name a file in it"),
+    ("eval --problems ok.csv+", r"'ok.csv\+'", r"write name\+name"),
+    ("eval --problems ok.csv+ok.csv", "'ok.csv' is named twice", "name it once"),
     ("eval --problems empty.jsonl", "'empty.jsonl'", "at least one row"),
     ("eval --problems head.csv", "'head.csv'", "at least one row"),
     ("eval --problems note.txt", "'note.txt'", ".jsonl, .json, .csv or .parquet"),
@@ -129,6 +138,7 @@ COMMANDS = [
     ("eval --problems toy:train", "endless", "use toy:test"),
     ("eval --problems math500", "MATH-500", "check the network"),
     (TRAIN + "--problems one.jsonl", "1 of them are fewer than the 8", "lower `questions`"),
+    (TRAIN + "--dev toy:dev:4", "'toy:dev:4'", "add --set eval_every"),
     (TRAIN + "--set eval_every=1 --dev toy:train", "dev questions 'toy:train'", "use toy:dev"),
     ("doctor nowhere.csv", "'nowhere.csv'", "known names are"),
     ("doctor ok.csv --model Q", "'Q'", "E, F, H, I"),
@@ -180,6 +190,8 @@ COMMANDS = [
     # figures and claims
     ("figures --profile huge", "'huge'", "smoke, quick"),
     ("figures --profile smoke --only 99", "'99'", "notebooks/"),
+    ("figures --profile smoke --only 01,99", "'99'", "notebooks/"),
+    ("figures --profile smoke --only 1", "'1'", "two digits"),
     ("figures --redraw --out nowhere", "'nowhere'", "run `sept figures` first"),
     ("figures --profile smoke --engine vroom --only 01", "'vroom'", "choose auto"),
     ("claims --dir nowhere", "'nowhere'", "run `sept figures`"),
@@ -218,6 +230,7 @@ ENVIRONMENT = [  # and one more command, under variables that a launcher or a us
         "MASTER_PORT = 'here'",
         "torchrun sets",
     ),
+    ({"SEPT_BASES": "x"}, "figures --profile smoke --only 01", "SEPT_BASES = 'x'", "BASES=40"),
     ({"SEPT_ENGINE": "vroom"}, "figures --profile smoke --only 01", "'vroom'", "choose auto"),
 ]
 
@@ -443,6 +456,23 @@ def test_runs_that_go_wrong_end_with_1(monkeypatch, capfd):
     shutil.rmtree("out", ignore_errors=True)
     code, err = complaint(monkeypatch, capfd, TRAIN)
     assert code == 1 and err.splitlines()[-1] == "sept: round 0: lost"
+
+
+def test_figures_where_only_the_wheel_is_installed(monkeypatch, capfd, place):
+    for command, absent in (
+        ("figures --profile smoke", "papermill"),
+        ("figures --redraw --out damaged", "matplotlib"),
+    ):
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, absent, None)
+            without.delitem(sys.modules, "sept.figures", raising=False)
+            code, err = complaint(without, capfd, command)
+        assert code == 2
+        check(err, absent, r"pip install 'sept\[notebooks\]'")
+    monkeypatch.setattr("sept.runner.__file__", str(place / "sept" / "runner.py"))
+    code, err = complaint(monkeypatch, capfd, "figures")
+    assert code == 2
+    check(err, "not installed with the package", "in a checkout")
 
 
 def test_there_are_enough_and_no_two_are_alike():

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 import time
 
@@ -207,3 +208,24 @@ def test_sampling_tells_how_many_answers_are_there():
     finally:
         sampling.watchers.clear()
     assert torch.get_num_threads() == 1
+
+
+def test_figures_shows_the_progress_of_its_own_notebook_only(tmp_path, monkeypatch, capsys):
+    from sept.runner import _watched
+
+    monkeypatch.setenv("SEPT_RESULTS", str(tmp_path))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    note = tmp_path / "progress.json"
+    note.write_text(json.dumps({"label": "base evaluating", "done": 3, "total": 11}))
+    os.utime(note, (time.time() - 60,) * 2)  # a notebook was interrupted a minute ago
+    with _watched("nb"):
+        time.sleep(1.5)
+    before, after, end = capsys.readouterr().err, "", time.monotonic() + 30
+    with _watched("nb"):
+        time.sleep(0.1)  # a file's clock is a little behind
+        note.touch()
+        while "base evaluating 3/11" not in after and time.monotonic() < end:
+            time.sleep(0.2)
+            after += capsys.readouterr().err
+    assert before.startswith("\r") and "evaluating" not in before
+    assert "base evaluating 3/11" in after

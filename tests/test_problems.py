@@ -73,6 +73,13 @@ def test_options_behind_a_name(tmp_path, caplog):
     assert "not used" not in caplog.text
 
 
+def test_files_that_number_their_rows_can_be_joined(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text(f"prompt,answer\n1+{name}:,2\n2+{name}:,3\n")
+    joined = load_problems(f"{tmp_path / 'a.csv'}+{tmp_path / 'b.csv'}")
+    assert [p.id for p in joined.items] == ["0", "1", "b/0", "b/1"]
+
+
 def hub(tmp_path, monkeypatch, name, rows, commit):
     """A data set's commit in the cache of `datasets`, as a download leaves it there."""
     import datasets

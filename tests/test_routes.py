@@ -194,18 +194,25 @@ def test_torchrun_knows_its_options(line):
 
 
 def test_commands_in_running_text_exist():
-    """`sept VERB` and `make TARGET` in backticks, in every guide."""
+    """`sept VERB` with its options and `make TARGET` with its variables in backticks, in every guide."""
     import typer
 
     from sept import cli
 
-    verbs = set(typer.main.get_command(cli.app).commands)
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    verbs = typer.main.get_command(cli.app).commands
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.M))
     files = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")]
     for path in files:
         for verb in re.findall(r"`sept ([a-z]+)", path.read_text()):
             assert verb in verbs, f"{path.name} names sept {verb}"
+        for verb, rest in re.findall(r"`sept ([a-z]+) ([^`]*)`", path.read_text()):
+            known = {name for option in verbs[verb].params for name in option.opts}
+            for option in re.findall(r"--[a-z-]+", rest):
+                assert option in known, f"{path.name} names sept {verb} {option}"
         for target in re.findall(r"`make ([a-z-]+)", path.read_text()):
             assert target in targets, f"{path.name} names make {target}"
+        for name in re.findall(r"`make [a-z-]+ ([A-Z]+)=", path.read_text()):
+            assert f"$({name})" in makefile, f"{path.name} gives make {name}"
         for script in re.findall(r"`python (\S+\.py)", path.read_text()):
             assert (ROOT / script).is_file(), f"{path.name} names {script}"

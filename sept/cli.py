@@ -616,6 +616,11 @@ def theorem(
     if exact == (model is not None):
         raise SeptError("theorem: give either --model ID_OR_PATH, or --exact for the check by enumeration")
     if exact:
+        for option, value in (("table", table), ("trained", trained), ("prompts", prompts)):
+            if value is not None:
+                raise SeptError(
+                    f"--{option}: of a language model only; with --exact leave it out, or take --json"
+                )
         from .statements import exact_report
 
         rows = exact_report(seed)

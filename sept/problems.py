@@ -110,7 +110,7 @@ def load_problems(name: str) -> ProblemSet:
                 )
             if not part and len(parts) > 1:
                 raise SeptError(f"problems {name!r}: a name is empty; write name+name")
-            what = "is a folder, name a file in it" if Path(part).is_dir() else "no such file"
+            what = "is a folder, name a file in it" if part and Path(part).is_dir() else "no such file"
             raise SeptError(
                 f"problems {part!r}: {what}; known names are toy:test, toy:dev, toy:train, "
                 + ", ".join(BENCHMARKS)

@@ -118,7 +118,7 @@ def place(profile: str) -> tuple[Plan, Path]:
     known = profile if profile in PLANS else "laptop"
     plan = PLANS[known]
     asked = os.environ.get("SEPT_BASES", str(plan.bases))
-    if not (asked.isdecimal() and int(asked)):
+    if not asked.isdecimal():
         raise SeptError(f"SEPT_BASES = {asked!r}: must be a number of bases, as in make map BASES=40")
     plan = replace(plan, bases=int(asked))
     checkout = Path(__file__).parent.parent / "figures" / "map"

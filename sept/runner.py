@@ -46,6 +46,8 @@ def run_notebooks(
 
     parse_engine(profile(profile_name).engine)  # said now, not by the first notebook that draws
     place(profile_name)  # and what SEPT_BASES asks for
+    if out.exists() and not out.is_dir():
+        raise SeptError(f"output folder {str(out)!r}: is a file; choose another --out")
     # Kernels run in the checkout; the store stays where the command was given.
     os.environ["SEPT_RESULTS"] = str(results_dir().resolve())
     theirs = profile(profile_name).notebooks

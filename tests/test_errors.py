@@ -140,6 +140,7 @@ COMMANDS = [
     (TRAIN + "--problems one.jsonl", "1 of them are fewer than the 8", "lower `questions`"),
     (TRAIN + "--dev toy:dev:4", "'toy:dev:4'", "add --set eval_every"),
     (TRAIN + "--set eval_every=1 --dev toy:train", "dev questions 'toy:train'", "use toy:dev"),
+    ("doctor ''", "problems ''", "known names are"),
     ("doctor nowhere.csv", "'nowhere.csv'", "known names are"),
     ("doctor ok.csv --model Q", "'Q'", "E, F, H, I"),
     # engines
@@ -180,6 +181,7 @@ COMMANDS = [
     ("status --follow", "--follow", "name the folders"),
     # the theorem
     ("theorem", "theorem", "--exact"),
+    ("theorem --exact --table t.csv", "--table", "take --json"),
     ("theorem --exact --seed=-1", "--seed", "greater than or equal to 0"),
     ("theorem --model H --tau-s 0", "tau_s = 0", "between 0.05 and 20"),
     ("theorem --model H --level heads", "'heads'", "logits, head, full"),
@@ -192,6 +194,7 @@ COMMANDS = [
     ("figures --profile smoke --only 99", "'99'", "notebooks/"),
     ("figures --profile smoke --only 01,99", "'99'", "notebooks/"),
     ("figures --profile smoke --only 1", "'1'", "two digits"),
+    ("figures --profile smoke --only 01 --out note.txt", "'note.txt'", "choose another --out"),
     ("figures --redraw --out nowhere", "'nowhere'", "run `sept figures` first"),
     ("figures --profile smoke --engine vroom --only 01", "'vroom'", "choose auto"),
     ("claims --dir nowhere", "'nowhere'", "run `sept figures`"),

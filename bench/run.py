@@ -24,7 +24,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from harness import CORES, Work, interleave, machine, ratio
+from harness import CORES, Work, interleave, limits, machine, ratio
 
 from sept.config import preset
 from sept.loop import train
@@ -97,6 +97,15 @@ def constant_rewards(completions: list[Any], **_: Any) -> list[float]:
     return [0.0] * len(completions)
 
 
+def share(ours: float, units: float, by: tuple[float, float]) -> Row:
+    """Columns: least seconds for a unit of work, by operations and by bytes; share of the larger reached.
+
+    ours: units a second; by: seconds (`limits`) for `units` of them.
+    """
+    operations, moved = (seconds / units for seconds in by)
+    return {"by_operations": operations, "by_bytes": moved, "share": ours * max(operations, moved)}
+
+
 # ------------------------------------------------------------------------------------------------- rows
 # Each takes `smoke` and yields (row of results, its runs).
 
@@ -125,20 +134,16 @@ def sampling(smoke: bool) -> Iterator[tuple[Row, pd.DataFrame]]:
             answers = ours()
             contenders |= products(policy, B, answers + sum(map(len, prompts)), answers)
         runs = interleave(contenders, 2 if smoke else 12, 60)
-        yield (
-            dict(
-                what=f"sampling, B = {B}",
-                peer_name="generate",
-                goal=goal,
-                **ratio(runs, "ours", "generate"),
-            ),
-            runs,
+        found, drawn = (
+            ratio(runs, "ours", "generate"),
+            engine.sample(prompts, ids, 1, TAU, LIMIT, 0).lengths,
         )
-    share = ratio(runs, "ours", "products")
-    yield (
-        dict(what="sampling, B = 512, share of the limit", peer_name="products", goal=0.5, **share),
-        runs.head(0),
-    )
+        by = limits(policy.model, [*map(len, prompts)], drawn.tolist())
+        found |= share(found["ours"], int(drawn.sum()), by)
+        yield dict(what=f"sampling, B = {B}", peer_name="generate", goal=goal, **found), runs
+    found = ratio(runs, "ours", "products")
+    what = "sampling, B = 512, share of the limit"
+    yield dict(what=what, peer_name="products", goal=0.5, **found), runs.head(0)
 
 
 def products(policy: Policy, rows: int, tokens: float, units: float) -> dict[str, tuple[int, Work]]:
@@ -209,8 +214,11 @@ def larger(smoke: bool) -> Iterator[tuple[Row, pd.DataFrame]]:
             runs = interleave(contenders, 2 if smoke else 6, 90)
             for name, wanted in (("generate", goal), ("vllm", 1.0)):
                 if name == "generate" or vllm:
+                    found = ratio(runs, "ours", name)
+                    by = limits(policy.model, [*map(len, prompts)], [length] * B)
+                    found |= share(found["ours"], B * length, by)
                     what = f"sampling, 4 M parameters, B = {B}"
-                    yield dict(what=what, peer_name=name, goal=wanted, **ratio(runs, "ours", name)), runs
+                    yield dict(what=what, peer_name=name, goal=wanted, **found), runs
         if vllm is not None:
             vllm.terminate()
             vllm.wait()
@@ -246,16 +254,13 @@ def round_(smoke: bool) -> Iterator[tuple[Row, pd.DataFrame]]:
         for name, work in peers.items():
             contenders |= {f"{name}/{t}": (t, work) for t in THREADS}
         runs = interleave(contenders, 1 if smoke else 5, 150)
+    _, ids, prompts = questions(B, base)
+    answers = make_sampler(base).sample(prompts, ids, 1, TAU, LIMIT, 0).lengths.tolist()
+    by = limits(base.model, [*map(len, prompts)], answers, passes=mu, steps=2 * mu)
     for name in peers:
-        yield (
-            dict(
-                what=f"SePT round, {B} problems, mu = {mu}",
-                peer_name=name,
-                goal=4.0,
-                **ratio(runs, "ours", name),
-            ),
-            runs,
-        )
+        found = ratio(runs, "ours", name)
+        what = f"SePT round, {B} problems, mu = {mu}"
+        yield dict(what=what, peer_name=name, goal=4.0, **found, **share(found["ours"], 1, by)), runs
 
 
 def trainer_settings(folder: Path, B: int) -> dict[str, Any]:
@@ -357,11 +362,11 @@ def evaluation(smoke: bool) -> Iterator[tuple[Row, pd.DataFrame]]:
         return len(prompts)
 
     runs = interleave(by_threads(ours=ours, plain=peer), 1 if smoke else 4, 150)
+    found, texts = ratio(runs, "ours", "plain"), prompts[::n]
+    answers = sampler.sample(texts, [p.id for p in problems.items], n, TAU, LIMIT, 0).lengths.tolist()
+    found |= share(found["ours"], len(answers), limits(policy.model, [*map(len, texts)], answers, n))
     what = f"evaluation, {len(problems.items)} questions of six families, n = {n}"
-    yield (
-        dict(what=what, peer_name="generate + math-verify", goal=5.0, **ratio(runs, "ours", "plain")),
-        runs,
-    )
+    yield dict(what=what, peer_name="generate + math-verify", goal=5.0, **found), runs
 
 
 def theorem(smoke: bool) -> Iterator[tuple[Row, pd.DataFrame]]:

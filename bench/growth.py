@@ -20,7 +20,7 @@ from harness import quickest
 
 from sept import margins
 from sept.policy import Policy, load_policy
-from sept.sampling import StaticEngine
+from sept.sampling_static import StaticEngine
 
 PROMPT = list(range(3, 14))
 

@@ -30,7 +30,8 @@ from sept.config import preset
 from sept.loop import train
 from sept.policy import Policy, load_policy, save_policy
 from sept.problems import Problem, load_problems
-from sept.sampling import StaticEngine, make_sampler
+from sept.sampling import make_sampler
+from sept.sampling_static import StaticEngine
 
 HERE = Path(__file__).parent
 THREADS = sorted({1, CORES})

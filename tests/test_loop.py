@@ -12,7 +12,8 @@ from sept.config import PRESETS, SeptError, from_dict, preset
 from sept.loop import StaleSamplerError, TrainingError, train
 from sept.policy import load_policy, make_batch, response_logits
 from sept.problems import Problem, ProblemSet, load_problems
-from sept.sampling import StaticEngine, TransformersEngine, with_end
+from sept.sampling import TransformersEngine, with_end
+from sept.sampling_static import StaticEngine
 from sept.schedules import tau_s_at
 
 SMALL = {"rounds": 3, "warmup": 0, "questions": 8, "mini_batch": 4, "max_new_tokens": 12, "save_every": 1}

@@ -485,7 +485,7 @@ ROWS: dict[str, Callable[[bool], Iterator[tuple[Row, pd.DataFrame]]]] = {
 
 
 def draw(results: pd.DataFrame, path: Path) -> None:
-    """A dot and its quartiles per comparison over its goal: at least 1 is asked for."""
+    """A dot and its quartiles per comparison over its goal: at least 1 is asked for; beyond 4, an arrow."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -495,10 +495,11 @@ def draw(results: pd.DataFrame, path: Path) -> None:
     figure, axis = plt.subplots(figsize=(8, 0.32 * len(table) + 1.2), layout="constrained")
     for y, (_, row) in enumerate(table.iterrows()):
         colour = "tab:green" if row["ratio"] >= row["goal"] else "tab:red"
-        axis.plot([row["lo"] / row["goal"], row["hi"] / row["goal"]], [y, y], color=colour)
-        axis.plot(row["ratio"] / row["goal"], y, "o", color=colour)
+        low, middle, high = (min(row[c] / row["goal"], 4) for c in ("lo", "ratio", "hi"))
+        axis.plot([low, high], [y, y], color=colour)
+        axis.plot(middle, y, ">" if middle == 4 else "o", color=colour)
         axis.annotate(
-            f"{row['ratio']:.2f} of {row['goal']:g}",
+            f"{row['ratio']:,.{0 if row['ratio'] > 100 else 2}f}, asked {row['goal']:g}",
             (1.02, y),
             xycoords=("axes fraction", "data"),
             va="center",
@@ -506,8 +507,10 @@ def draw(results: pd.DataFrame, path: Path) -> None:
     axis.set_yticks(
         range(len(table)), [f"{w} / {p}" for w, p in zip(table["what"], table["peer_name"], strict=True)]
     )
-    axis.axvline(1, color="grey", lw=0.8)
-    axis.set_xscale("log")
+    axis.axvline(1, color="grey", lw=0.8, zorder=0)
+    axis.set(xscale="log", xlim=(0.25, 4.4))
+    axis.set_xticks([0.25, 0.5, 1, 2, 4], ["1/4", "1/2", "1", "2", "4"])
+    axis.minorticks_off()
     axis.set_xlabel("ratio over what is asked for (quartiles)")
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -21,8 +21,8 @@
 # at a low temperature, and when does it lose?
 #
 # **Answer.** Decoding cold sharpens everything, training on fresh questions only what questions *share*: where that is 10% of the
-# margins' variance six rounds gain <!--laptop/21_when_it_helps:gain at 10% shared, pass@1-->43.6 points of pass@1 over the best temperature, and where it is all of it <!--laptop/21_when_it_helps:gain at 100% shared, pass@1-->-0.1, while pass@32 falls by
-# the <!--laptop/21_when_it_helps:gain at 100% shared, pass@32-->-36.0 points that a wrong habit costs.
+# margins' variance six rounds gain <!--laptop/21_when_it_helps:gain at 10% shared, pass@1-->43.6 points of pass@1 over the best temperature, and where it is all of it <!--laptop/21_when_it_helps:gain at 100% shared, pass@1-->-0.1, while pass@32
+# changes by <!--laptop/21_when_it_helps:gain at 100% shared, pass@32-->-36.0 points, the price of wrong habits.
 #
 # ![Three panels of the solved model: the untrained curve over temperatures, the same for all; pass@1 by round, which rises above the best temperature the more, the less of the margins is shared; pass@32 by round, which rises at 10% and 40% shared and falls at 80% and 100%](../figures/laptop/when_it_helps_rounds.png)
 #

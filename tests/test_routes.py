@@ -194,17 +194,21 @@ def test_torchrun_knows_its_options(line):
 
 
 def test_commands_in_running_text_exist():
-    """`sept VERB` and `make TARGET` in backticks, in every guide."""
+    """`sept VERB --option` and `make TARGET` in backticks, in every guide and notebook."""
     import typer
 
     from sept import cli
 
-    verbs = set(typer.main.get_command(cli.app).commands)
+    verbs = typer.main.get_command(cli.app).commands
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     files = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")]
+    files += ROOT.glob("notebooks/*.py")
     for path in files:
-        for verb in re.findall(r"`sept ([a-z]+)", path.read_text()):
+        for verb, rest in re.findall(r"`sept ([a-z]+)([^`]*)", path.read_text()):
             assert verb in verbs, f"{path.name} names sept {verb}"
+            known = {o for p in verbs[verb].params for o in (*p.opts, *p.secondary_opts)}
+            for option in re.findall(r"--[a-z-]+", rest):
+                assert option in known, f"{path.name} names sept {verb} {option}"
         for target in re.findall(r"`make ([a-z-]+)", path.read_text()):
             assert target in targets, f"{path.name} names make {target}"
         for script in re.findall(r"`python (\S+\.py)", path.read_text()):

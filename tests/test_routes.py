@@ -213,3 +213,31 @@ def test_commands_in_running_text_exist():
             assert target in targets, f"{path.name} names make {target}"
         for script in re.findall(r"`python (\S+\.py)", path.read_text()):
             assert (ROOT / script).is_file(), f"{path.name} names {script}"
+
+
+def test_what_pip_is_told_to_install_exists():
+    """Extras by name, and torch in the version that is pinned."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    found = 0
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")]:
+        for line in re.findall(r"pip install ([^`|\n]*)", path.read_text()):
+            for extras in re.findall(r"\[([a-z,]+)\]", line):
+                assert set(extras.split(",")) <= set(project["optional-dependencies"]), (path.name, line)
+                found += 1
+            assert set(re.findall(r"torch==[0-9.]+", line)) <= set(pins), (path.name, line)
+    assert found >= 5
+
+
+def test_the_margins_benchmark_runs():
+    """bench/README.md prints it; the others run in test_bench.py, test_gpu_round.py and test_models.py."""
+    import subprocess
+    import sys
+
+    small = ["--threads", "1", "--vocabulary", "512", "--prefixes", "8"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "bench" / "margins.py", *small], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "prefixes/s at V = 512" in done.stdout, done.stderr

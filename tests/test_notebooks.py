@@ -251,10 +251,11 @@ def test_answers_of_the_exercises_are_right():
         "16_theorem_on_language_models",
         "17_margin_dynamics",
         "18_sharpening_family",
+        "21_when_it_helps",
     ):
         text = (ROOT / "notebooks" / f"{name}.py").read_text()
         asked = text.partition("## Exercises")[2]
-        assert 2 <= asked.count("<details><summary>Answer</summary>") == asked.count("</details>") <= 4
+        assert 2 <= asked.count("<details><summary>Answer</summary>") == asked.count("</details>") <= 5
         printed |= dict(re.findall(r"<!--exercise:(.+?)-->([0-9.]+[0-9]|[0-9]+)", asked))
     z, right = np.array([2.0, 1.0, 0.0]), {}
     q = tabular.token_probs(z, 0.5)
@@ -301,6 +302,16 @@ def test_answers_of_the_exercises_are_right():
     right["two of three"], right["all different"] = 3 * 0.4**2 * 0.6 + 0.4**3, 6 * 0.4 * 0.35 * 0.25 / 3
     right["majority of 3"] = sharpening.majority_of(np.array([0.40, 0.35, 0.25]), 3)[0]
     right["best of n"] = np.ceil(log(0.01) / log(1 - answers[2]))
+
+    from scipy.optimize import brentq
+    from scipy.special import expit
+    from scipy.stats import norm
+
+    def pull(a, tau):  # of a small shared margin, where own parts are a and -a
+        return expit(a / tau) * expit(-a / tau) / tau
+
+    right["cold camps"] = brentq(lambda a: pull(a, 0.6) - pull(a, 1.0), 1, 4)
+    right["questions of a type"] = np.round((norm.ppf(0.95) / 0.3) ** 2)
     assert printed.keys() == right.keys()
     for name, shown in printed.items():
         assert abs(float(shown) - right[name]) <= 0.5001 * 10 ** -len(shown.partition(".")[2]), (

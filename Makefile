@@ -70,7 +70,7 @@ $(STAMP): pyproject.toml constraints.txt
 figures: $(STAMP)  ## run the experiments of PROFILE and draw every figure
 	$(PY) -m sept figures --profile $(PROFILE)
 
-notebooks: $(STAMP)  ## the .ipynb files, their index and costs from notebooks/*.py; outputs from figures/laptop/notebooks
+notebooks: $(STAMP)  ## from notebooks/*.py and figures/laptop: .ipynb files with outputs, index, costs, numbers in the texts
 	$(PY) docs/contents.py
 
 map: $(STAMP)  ## when a model helps itself: theory, map, causes, piece by piece; BASES=40 goes on to 40 bases

@@ -3,7 +3,7 @@
     python bench/growth.py [--smoke] [--out bench/results]
 
 Each curve varies one size of sampling with the built-in engine (vocabulary: of the margins measure) on one
-thread and fits seconds = a size^b on its upper half, where the fixed costs of a step no longer count. Writes
+thread and fits seconds = a size^b to its last three points, where the fixed costs of a step count least. Writes
 growth.csv and growth.png. Random models, answers of a fixed length, fastest of three runs.
 """
 
@@ -20,7 +20,7 @@ from harness import quickest
 
 from sept import margins
 from sept.policy import Policy, load_policy
-from sept.sampling import StaticEngine
+from sept.sampling_static import StaticEngine
 
 PROMPT = list(range(3, 14))
 
@@ -48,8 +48,8 @@ def sampling(hidden: int = 96, layers: int = 3, B: int = 64, n: int = 1, length:
 
 
 def statistics(V: int) -> float:
-    """Seconds to measure the margins of 16 prefixes."""
-    old = torch.randn(16, V)
+    """Seconds to measure the margins of 128 prefixes."""
+    old = torch.randn(128, V)
     new = old * 1.5
     return quickest(lambda: margins.prefix_statistics(old, new, 0.6, order=False), 3)
 
@@ -73,8 +73,7 @@ def main() -> None:
     for name, (seconds, sizes) in CURVES.items():
         sizes = sizes[:2] if a.smoke else sizes
         took = [seconds(size) for size in sizes]
-        half = slice(len(sizes) // 2 - 1, None)
-        exponent = float(np.polyfit(np.log(sizes[half]), np.log(took[half]), 1)[0])
+        exponent = float(np.polyfit(np.log(sizes[-3:]), np.log(took[-3:]), 1)[0])
         rows += [
             dict(curve=name, size=s, seconds=t, exponent=exponent) for s, t in zip(sizes, took, strict=True)
         ]
@@ -89,8 +88,11 @@ def main() -> None:
 
     figure, axes = plt.subplots(1, len(CURVES), figsize=(3 * len(CURVES), 3), layout="constrained")
     for axis, (name, part) in zip(axes, table.groupby("curve", sort=False), strict=True):
-        axis.loglog(part["size"], part["seconds"], "o-")
-        axis.set(xlabel=name, ylabel="seconds", title=f"exponent {part['exponent'].iloc[0]:.2f}")
+        size, seconds, exponent = part["size"], part["seconds"], part["exponent"].iloc[0]
+        middle = np.exp(np.log(seconds[-3:]).mean() - exponent * np.log(size[-3:]).mean())
+        axis.loglog(size, middle * size**exponent, "--", color="grey")
+        axis.loglog(size, seconds, "o-")
+        axis.set(xlabel=name, ylabel="seconds", title=f"seconds ~ size^{exponent:.2f}")
     figure.savefig(a.out / "growth.png", dpi=120)
 
 

@@ -13,6 +13,7 @@ import platform
 import resource
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,53 @@ def quickest(work: Callable[[], object], repeats: int = 20) -> float:
     return min(times)
 
 
+@lru_cache
+def rates() -> dict[str, float]:
+    """What this machine does at most: `flops` of float32 matrix products, `bytes` copied (read and written).
+
+    All cores; each the fastest of twenty products of 1,024 squared, and of copies far beyond the caches.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(CORES)
+    a, b, out = torch.randn(1024, 1024), torch.randn(1024, 1024), torch.empty(1024, 1024)
+    flops = 2 * 1024**3 / quickest(lambda: torch.mm(a, b, out=out))
+    old, new = torch.randn(2**26), torch.empty(2**26)
+    copied = 8 * 2**26 / quickest(lambda: new.copy_(old), 5)
+    torch.set_num_threads(before)
+    return {"flops": flops, "bytes": copied}
+
+
+def limits(
+    model: Any, prompts: list[int], answers: list[int], n: int = 1, passes: int = 0, steps: int = 0
+) -> tuple[float, float]:
+    """Least seconds for a work: its operations over the rate of products, its bytes over that of copies.
+
+    prompts: tokens of each question, read once; answers: tokens of each of its n answers in turn, drawn.
+    passes, steps: how often all of that is trained on, forward and backward (three times the operations),
+    and in how many optimizer steps (weights, gradients and two moments read, three of them written).
+    Bytes are those of weights, once a decode step for all rows, and of the attention's cache.
+    """
+    c = model.config
+    dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+    heads, kv = c.num_attention_heads * dim, c.num_key_value_heads * dim
+    body = c.num_hidden_layers * (
+        c.hidden_size * (2 * heads + 2 * kv) + 3 * c.hidden_size * c.intermediate_size
+    )
+    head = c.hidden_size * c.vocab_size
+    read, drawn = sum(prompts), sum(answers)
+    pairs = [(prompts[i // n], t) for i, t in enumerate(answers)]
+    spans = sum(p * t + t * (t + 1) / 2 for p, t in pairs)  # slots that the drawn tokens attend to
+    own = sum(p * (p + 1) / 2 for p in prompts)
+    attention = 4 * heads * c.num_hidden_layers
+    flops = 2 * body * (read + drawn) + 2 * head * drawn + attention * (spans + own)
+    moved = 4 * (max(answers) + 1) * (body + head) + 4 * 2 * kv * c.num_hidden_layers * spans
+    tokens = sum(p + t for p, t in pairs)
+    trained = sum((p + t) * (p + t + 1) / 2 for p, t in pairs)
+    flops += passes * 3 * (2 * body * tokens + 2 * head * drawn + attention * trained)
+    moved += steps * 4 * 7 * (body + head)
+    return flops / rates()["flops"], moved / rates()["bytes"]
+
+
 def machine() -> dict[str, str]:
     """Versions and hardware, for the record."""
     found = {p: importlib.metadata.version(p) for p in PACKAGES if _installed(p)}
@@ -103,9 +151,10 @@ def machine() -> dict[str, str]:
         with open("/proc/cpuinfo") as lines:
             model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), model)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    most = {name: f"{rate / 1e9:.1f} G/s" for name, rate in rates().items()}
     return {
         "python": platform.python_version(), **found, "cpu": model, "cores": str(CORES),
-        "capability": torch.backends.cpu.get_cpu_capability(), "load": f"{load:.1f}",
+        "capability": torch.backends.cpu.get_cpu_capability(), "load": f"{load:.1f}", **most,
     }  # fmt: skip
 
 

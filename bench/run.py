@@ -24,13 +24,14 @@ from typing import Any
 
 import pandas as pd
 import torch
-from harness import CORES, Work, interleave, machine, ratio
+from harness import CORES, Work, interleave, limits, machine, ratio
 
 from sept.config import preset
 from sept.loop import train
 from sept.policy import Policy, load_policy, save_policy
 from sept.problems import Problem, load_problems
-from sept.sampling import StaticEngine, make_sampler
+from sept.sampling import make_sampler
+from sept.sampling_static import StaticEngine
 
 HERE = Path(__file__).parent
 THREADS = sorted({1, CORES})
@@ -97,6 +98,15 @@ def constant_rewards(completions: list[Any], **_: Any) -> list[float]:
     return [0.0] * len(completions)
 
 
+def share(ours: float, units: float, by: tuple[float, float]) -> Row:
+    """Columns: least seconds for a unit of work, by operations and by bytes; share of the larger reached.
+
+    ours: units a second; by: seconds (`limits`) for `units` of them.
+    """
+    operations, moved = (seconds / units for seconds in by)
+    return {"by_operations": operations, "by_bytes": moved, "share": ours * max(operations, moved)}
+
+
 # ------------------------------------------------------------------------------------------------- rows
 # Each takes `smoke` and yields (row of results, its runs).
 
@@ -125,20 +135,16 @@ def sampling(smoke: bool) -> Iterator[tuple[Row, pd.DataFrame]]:
             answers = ours()
             contenders |= products(policy, B, answers + sum(map(len, prompts)), answers)
         runs = interleave(contenders, 2 if smoke else 12, 60)
-        yield (
-            dict(
-                what=f"sampling, B = {B}",
-                peer_name="generate",
-                goal=goal,
-                **ratio(runs, "ours", "generate"),
-            ),
-            runs,
+        found, drawn = (
+            ratio(runs, "ours", "generate"),
+            engine.sample(prompts, ids, 1, TAU, LIMIT, 0).lengths,
         )
-    share = ratio(runs, "ours", "products")
-    yield (
-        dict(what="sampling, B = 512, share of the limit", peer_name="products", goal=0.5, **share),
-        runs.head(0),
-    )
+        by = limits(policy.model, [*map(len, prompts)], drawn.tolist())
+        found |= share(found["ours"], int(drawn.sum()), by)
+        yield dict(what=f"sampling, B = {B}", peer_name="generate", goal=goal, **found), runs
+    found = ratio(runs, "ours", "products")
+    what = "sampling, B = 512, share of the limit"
+    yield dict(what=what, peer_name="products", goal=0.5, **found), runs.head(0)
 
 
 def products(policy: Policy, rows: int, tokens: float, units: float) -> dict[str, tuple[int, Work]]:
@@ -209,8 +215,11 @@ def larger(smoke: bool) -> Iterator[tuple[Row, pd.DataFrame]]:
             runs = interleave(contenders, 2 if smoke else 6, 90)
             for name, wanted in (("generate", goal), ("vllm", 1.0)):
                 if name == "generate" or vllm:
+                    found = ratio(runs, "ours", name)
+                    by = limits(policy.model, [*map(len, prompts)], [length] * B)
+                    found |= share(found["ours"], B * length, by)
                     what = f"sampling, 4 M parameters, B = {B}"
-                    yield dict(what=what, peer_name=name, goal=wanted, **ratio(runs, "ours", name)), runs
+                    yield dict(what=what, peer_name=name, goal=wanted, **found), runs
         if vllm is not None:
             vllm.terminate()
             vllm.wait()
@@ -246,16 +255,13 @@ def round_(smoke: bool) -> Iterator[tuple[Row, pd.DataFrame]]:
         for name, work in peers.items():
             contenders |= {f"{name}/{t}": (t, work) for t in THREADS}
         runs = interleave(contenders, 1 if smoke else 5, 150)
+    _, ids, prompts = questions(B, base)
+    answers = make_sampler(base).sample(prompts, ids, 1, TAU, LIMIT, 0).lengths.tolist()
+    by = limits(base.model, [*map(len, prompts)], answers, passes=mu, steps=2 * mu)
     for name in peers:
-        yield (
-            dict(
-                what=f"SePT round, {B} problems, mu = {mu}",
-                peer_name=name,
-                goal=4.0,
-                **ratio(runs, "ours", name),
-            ),
-            runs,
-        )
+        found = ratio(runs, "ours", name)
+        what = f"SePT round, {B} problems, mu = {mu}"
+        yield dict(what=what, peer_name=name, goal=4.0, **found, **share(found["ours"], 1, by)), runs
 
 
 def trainer_settings(folder: Path, B: int) -> dict[str, Any]:
@@ -357,11 +363,11 @@ def evaluation(smoke: bool) -> Iterator[tuple[Row, pd.DataFrame]]:
         return len(prompts)
 
     runs = interleave(by_threads(ours=ours, plain=peer), 1 if smoke else 4, 150)
+    found, texts = ratio(runs, "ours", "plain"), prompts[::n]
+    answers = sampler.sample(texts, [p.id for p in problems.items], n, TAU, LIMIT, 0).lengths.tolist()
+    found |= share(found["ours"], len(answers), limits(policy.model, [*map(len, texts)], answers, n))
     what = f"evaluation, {len(problems.items)} questions of six families, n = {n}"
-    yield (
-        dict(what=what, peer_name="generate + math-verify", goal=5.0, **ratio(runs, "ours", "plain")),
-        runs,
-    )
+    yield dict(what=what, peer_name="generate + math-verify", goal=5.0, **found), runs
 
 
 def theorem(smoke: bool) -> Iterator[tuple[Row, pd.DataFrame]]:
@@ -479,7 +485,7 @@ ROWS: dict[str, Callable[[bool], Iterator[tuple[Row, pd.DataFrame]]]] = {
 
 
 def draw(results: pd.DataFrame, path: Path) -> None:
-    """A dot and its quartiles per comparison over its goal: at least 1 is asked for."""
+    """A dot and its quartiles per comparison over its goal: at least 1 is asked for; beyond 4, an arrow."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -489,10 +495,11 @@ def draw(results: pd.DataFrame, path: Path) -> None:
     figure, axis = plt.subplots(figsize=(8, 0.32 * len(table) + 1.2), layout="constrained")
     for y, (_, row) in enumerate(table.iterrows()):
         colour = "tab:green" if row["ratio"] >= row["goal"] else "tab:red"
-        axis.plot([row["lo"] / row["goal"], row["hi"] / row["goal"]], [y, y], color=colour)
-        axis.plot(row["ratio"] / row["goal"], y, "o", color=colour)
+        low, middle, high = (min(row[c] / row["goal"], 4) for c in ("lo", "ratio", "hi"))
+        axis.plot([low, high], [y, y], color=colour)
+        axis.plot(middle, y, ">" if middle == 4 else "o", color=colour)
         axis.annotate(
-            f"{row['ratio']:.2f} of {row['goal']:g}",
+            f"{row['ratio']:,.{0 if row['ratio'] > 100 else 2}f}, asked {row['goal']:g}",
             (1.02, y),
             xycoords=("axes fraction", "data"),
             va="center",
@@ -500,8 +507,10 @@ def draw(results: pd.DataFrame, path: Path) -> None:
     axis.set_yticks(
         range(len(table)), [f"{w} / {p}" for w, p in zip(table["what"], table["peer_name"], strict=True)]
     )
-    axis.axvline(1, color="grey", lw=0.8)
-    axis.set_xscale("log")
+    axis.axvline(1, color="grey", lw=0.8, zorder=0)
+    axis.set(xscale="log", xlim=(0.25, 4.4))
+    axis.set_xticks([0.25, 0.5, 1, 2, 4], ["1/4", "1/2", "1", "2", "4"])
+    axis.minorticks_off()
     axis.set_xlabel("ratio over what is asked for (quartiles)")
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -7,6 +7,7 @@ question, the answer, the figure, and a comment with `group`, `asks`, `paper` an
 notebooks/NAME.ipynb, its line of costs, notebooks/README.md, notebooks/index.ipynb and the README's table.
 Where --figures/notebooks holds an executed copy of the same code, its tables and printed numbers become the
 committed outputs; pictures are named, not embedded. Outputs of other code than the present are dropped.
+Numbers behind <!--laptop/NOTEBOOK:key--> here, in the README and in docs/ become those of figures/laptop/.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ GROUPS = {
     "tables": "The paper's tables",
     "beyond": "Beyond the paper",
 }
+FORM = "py:percent"
 LARGEST = 20_000  # characters of a table that is worth committing
 HEAD = """# Notebooks
 
@@ -99,7 +101,35 @@ def head(name: str, source: str) -> Head:
 
 
 def heads() -> list[Head]:
-    return [head(p.stem, jupytext.read(p).cells[0].source) for p in paths()]
+    return [head(p.stem, jupytext.reads(renumbered(p.read_text()), FORM).cells[0].source) for p in paths()]
+
+
+# --------------------------------------------------------------------------------------------- numbers
+
+MARKED = re.compile(r"(<!--laptop/(\S+?):(.+?)-->\s*\**)([-+]?\d+(?:\.(\d+))?(e-?\d+)?)")
+
+
+@cache
+def record(notebook: str) -> Any:
+    """What a notebook of profile laptop recorded."""
+    return json.loads((LAPTOP / f"{notebook}.json").read_text())
+
+
+def renumbered(text: str) -> str:
+    """A text whose marked numbers are the recorded ones, each with the digits and the sign that it had."""
+
+    def number(found: re.Match[str]) -> str:
+        mark, notebook, key, shown, digits, power = found.groups()
+        value = record(notebook)
+        for part in key.split("/"):
+            value = value[int(part)] if isinstance(value, list) else value[part]
+        if abs(float(shown) - float(value)) <= 0.5001 * 10 ** -len(digits or "") and not power:
+            return found[0]  # right as it stands, whichever way a half was rounded
+        sign, kind = "+" if shown[0] == "+" else "", "e" if power else "f"
+        new = f"{float(value):{sign}.{len(digits or '')}{kind}}"
+        return mark + re.sub(r"e([-+])0*", lambda m: "e" + m[1].strip("+"), new)
+
+    return MARKED.sub(number, text)
 
 
 # ----------------------------------------------------------------------------------------------- costs
@@ -192,9 +222,9 @@ def _stable(text: str) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", re.sub(r"\bT_[0-9a-f]{5}\b", "T_table", text))
 
 
-def paired(path: Path, executed: Path, profile: str) -> NotebookNode:
-    """The notebook of a text, with outputs from an executed copy of its code, else those that still fit it."""
-    notebook, own = jupytext.read(path), path.with_suffix(".ipynb")
+def paired(text: str, own: Path, executed: Path, profile: str) -> NotebookNode:
+    """The notebook of a text, with outputs from an executed copy of its code, else those of `own` that fit."""
+    notebook = jupytext.reads(text, FORM)
     code = code_of(notebook)
     old = nbformat.read(own, as_version=4) if own.is_file() else None
     had = dict(old.metadata.get("sept", {})) if old is not None else {}
@@ -218,7 +248,7 @@ def paired(path: Path, executed: Path, profile: str) -> NotebookNode:
         notebook.metadata["sept"] = had
     else:
         if any(c.outputs for c in sources):
-            print(f"{path.stem}: its outputs were of other code and are dropped")
+            print(f"{own.stem}: its outputs were of other code and are dropped")
         for cell in sources:
             cell.outputs, cell.execution_count = [], None
     return notebook
@@ -263,21 +293,21 @@ def with_cost(text: str, notebook: Head) -> str:
 def written(figures: Path) -> dict[Path, str]:
     """Every file that follows from the notebooks' texts, with what it should hold."""
     files: dict[Path, str] = {}
-    for path, own in zip(paths(), heads(), strict=True):
-        files[path] = with_cost(path.read_text(), own)
     found = heads()
-    for path in paths():
-        notebook = paired(path, figures / "notebooks" / f"{path.stem}.ipynb", figures.name)
-        if files[path] != path.read_text():  # the first cell holds the line of costs
-            notebook.cells[0].source = jupytext.reads(files[path], fmt="py:percent").cells[0].source
-        files[path.with_suffix(".ipynb")] = nbformat.writes(notebook) + "\n"
+    for path, own in zip(paths(), found, strict=True):
+        files[path] = with_cost(renumbered(path.read_text()), own)
+        target = path.with_suffix(".ipynb")
+        notebook = paired(files[path], target, figures / "notebooks" / target.name, figures.name)
+        files[target] = nbformat.writes(notebook) + "\n"
     parts = [HEAD.format(len(found)), *sections(found)]
     files[NOTEBOOKS / "README.md"] = "\n\n".join(parts) + "\n"
     cells = [nbformat.v4.new_markdown_cell(p, id=f"part-{i}") for i, p in enumerate(parts)]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     index = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
     files[NOTEBOOKS / "index.ipynb"] = nbformat.writes(index) + "\n"
-    readme = (ROOT / "README.md").read_text()
+    for guide in sorted((ROOT / "docs").glob("*.md")):
+        files[guide] = renumbered(guide.read_text())
+    readme = renumbered((ROOT / "README.md").read_text())
     files[ROOT / "README.md"] = re.sub(
         r"\| notebook \| the question it answers.*?(?=\n\n)",
         lambda _: table(found),

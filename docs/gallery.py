@@ -58,6 +58,13 @@ GUIDES = {
     "docs/traps.md": "traps",
     "docs/your-own.md": "your-own",
     "docs/troubleshooting.md": "troubleshooting",
+    "docs/real-models.md": "real-models",
+    "docs/regime-map.md": "regime-map",
+    "docs/hypotheses.md": "hypotheses",
+    "docs/hypotheses-map.md": "hypotheses-map",
+    "docs/hypotheses-causes.md": "hypotheses-causes",
+    "docs/faults.md": "faults",
+    "SECURITY.md": "security",
     "RESULTS.md": "results",
     "CONTRIBUTING.md": "contributing",
     "tests/README.md": "tests",
@@ -104,17 +111,17 @@ class Text:
                 for attribute in ("href", "src"):
                     if target := child.attrGet(attribute):
                         child.attrSet(attribute, self.site.link(str(target), self.source))
-        out = self.md.renderer.render(tokens, self.md.options, {})
+        out = tidy(self.md.renderer.render(tokens, self.md.options, {}))
         out = re.sub(
             r'<div class="math inline">(.*?)</div>', r"\1", out, flags=re.S
         )  # it may stand inside a <p>
         out = re.sub(r'<h1 id="[^"]*">', "<h1>", out)
         out = re.sub(r"(<table.*?</table>)", r'<div class="scroll" tabindex="0">\1</div>', out, flags=re.S)
-        return re.sub(r"<code>([\w./-]+)</code>", self._named, out)
+        return re.sub(r"<a\b.*?</a>|<code>([\w./-]+)</code>", self._named, out, flags=re.S)
 
     def _named(self, match: re.Match[str]) -> str:
-        """Code that names a page or a file of the package is a link to it."""
-        url = self.site.place(match[1])
+        """Code that names a page or a file of the package is a link to it, unless it stands in a link."""
+        url = self.site.place(match[1] or "")
         return f'<a href="{url}">{match[0]}</a>' if url else match[0]
 
 
@@ -178,6 +185,17 @@ def docstring(drawn_by: str) -> str:
     return " ".join(told.split("\n\n")[0].split())
 
 
+def spoken(told: str) -> str:
+    """A line of a docstring as HTML, `code` in it marked."""
+    return MarkdownIt("commonmark", {"html": False}).renderInline(told)
+
+
+def tidy(text: str) -> str:
+    """HTML without empty heads of tables and without the borders and alignment that pandas brings."""
+    text = re.sub(r' (?:border="1"|style="text-align: \w+;")', "", text)
+    return re.sub(r"<th[^>]*>(?:&nbsp;)?</th>", "<td></td>", text)
+
+
 def in_words(name: str) -> str:
     """`figure_1c` as `Figure 1c`, `theorem_margins` as `Theorem margins`."""
     words = name.replace("_", " ")
@@ -205,7 +223,8 @@ class Site:
     def __init__(self, figures: Path, out: Path) -> None:
         self.source, self.out, self.profile = figures, out, figures.name
         self.pages: list[Page] = []
-        self.seen = {Path(h.image).stem: h.alt for h in contents.heads() if h.image}
+        self.seen = json.loads((THEME.parent / "alts.json").read_text())
+        self.seen |= {Path(h.image).stem: h.alt for h in contents.heads() if h.image}
         self.index: list[tuple[str, str, str, str]] = []
         self.notebooks = [p.with_suffix(".ipynb") for p in contents.paths()]
         self.modules = [p for p in sorted((ROOT / "sept").glob("*.py")) if p.name != "__main__.py"]
@@ -263,7 +282,8 @@ class Site:
     def figure(self, name: str, heading: bool = False) -> str:
         """A saved figure with its caption; nothing if this profile has not drawn it.
 
-        What a notebook's first cell says is seen in its figure is read out where the figure cannot be seen.
+        What is seen in it is read out where it cannot be seen: a notebook's first cell says so of the figure at
+        its top, docs/alts.json of the others.
         """
         path = self.source / f"{name}.png"
         if not path.is_file():
@@ -278,12 +298,12 @@ class Site:
         with Image.open(path) as image:
             width, height = image.size
         alt = f"{in_words(name)}: {told or 'a drawing'}{f' Measured: {measured}.' if measured else ''}"
-        alt = self.seen.get(name, alt)
+        alt = self.seen.get(name, alt.replace("`", ""))
         links = " ".join(f'<a href="figures/{f}">{f.rpartition(".")[2].upper()}</a>' for f in files)
         return (
             f'<figure id="{name}"><a href="figures/{name}.png"><img src="figures/{name}.png" alt="{esc(alt)}" '
             f'width="{width // 2}" height="{height // 2}" loading="lazy"></a>'
-            f"<figcaption><b>{esc(in_words(name))}.</b> {esc(told)} {links}"
+            f"<figcaption><b>{esc(in_words(name))}.</b> {spoken(told)} {links}"
             f"{self.provenance(made) if heading else ''}</figcaption></figure>"
         )
 
@@ -299,7 +319,7 @@ class Site:
         ]
         for file in files:
             self._copy(self.source / file, f"figures/{file}")
-        text = re.sub(r'<tr style="[^"]*">', '<tr class="published">', text)
+        text = tidy(re.sub(r'<tr style="[^"]*">', '<tr class="published">', text))
         links = " ".join(f'<a href="figures/{f}">{f.rpartition(".")[2].upper()}</a>' for f in files)
         return (
             f'<figure id="{name}"><div class="scroll numbers" tabindex="0">{text}</div>'
@@ -383,7 +403,8 @@ class Site:
             elif saved or "application/vnd.jupyter.widget-view+json" in data:
                 continue
             elif "text/html" in data:
-                yield f'<div class="scroll numbers" tabindex="0">{"".join(data["text/html"])}</div>'
+                table = tidy("".join(data["text/html"]))
+                yield f'<div class="scroll numbers" tabindex="0">{table}</div>'
             elif "text/plain" in data and "image/png" not in data:
                 yield f'<pre class="output" tabindex="0">{esc("".join(data["text/plain"]))}</pre>'
 
@@ -420,13 +441,13 @@ class Site:
             published = "-" if row["published"] is None else f"{row['published']:+.1f}"
             value = "-"
             if row["value"] is not None:
-                value = f"{row['value']:+.3g} [{row['lo']:.3g}, {row['hi']:.3g}]"
+                value = f"{row['value']:+.3g} <span class=line>[{row['lo']:.3g}, {row['hi']:.3g}]</span>"
             rule = f"{row['statistic']}; holds if {row['rule']}"
             rule += ", a rule written before any number was seen" if row["rule_first"] else ""
             rows.append(
                 f"<tr><td>{esc(row['text'])}<br><span class=quiet>{esc(rule)}</span></td>"
                 f"<td>{published}<br><span class=quiet>{esc(row['source'])}</span></td>"
-                f"<td class=line>{value}</td>"
+                f"<td class=measured>{value}</td>"
                 f'<td class="verdict {style.get(row["verdict"], "undecided")}">{esc(row["verdict"])}</td>'
                 f'<td><a href="{row["notebook"]}.html">{row["notebook"][:3].rstrip("_")}</a></td></tr>'
             )
@@ -476,7 +497,8 @@ class Site:
                 continue
             text = path.read_text()
             title = re.search(r"^# (.+)$", text, re.M)[1]  # type: ignore[index]
-            pages.append(Page(name, title, Text(self, path).html(text), "guides"))
+            made = self.provenance({}, origin(path))
+            pages.append(Page(name, title, Text(self, path).html(text) + made, "guides"))
             first = next((p for p in text.split("\n\n") if p[:1].isalpha()), "")
             told = " ".join(re.sub(r"[`*]|\[([^]]*)\]\([^)]*\)", r"\1", first).split())
             items.append(
@@ -494,17 +516,19 @@ class Site:
             name, told = path.stem.strip("_"), ast.get_docstring(tree) or ""
             title = f"sept.{path.stem}" if path.stem != "__init__" else "sept"
             body = [f"<h1><code>{title}</code></h1>", text.html(told), *members(tree, text)]
-            source = code_block(path.read_text())
-            body.append(f"<details><summary>Source of sept/{path.name}</summary>{source}</details>")
+            listing = code_block(path.read_text())
+            body.append(f"<details><summary>Source of sept/{path.name}</summary>{listing}</details>")
+            body.append(self.provenance({}, origin(path)))
             pages.append(Page(f"api-{name}", title, "\n".join(body), "api"))
-            first = esc(told.split("\n\n")[0].replace("\n", " "))
+            first = spoken(told.split("\n\n")[0].replace("\n", " "))
             rows.append(
-                f'<tr><td><a href="api-{name}.html"><code>{title}</code></a></td><td>{first}</td></tr>'
+                f'<li><a href="api-{name}.html"><code>{title}</code></a><br>'
+                f"<span class=quiet>{first}</span></li>"
             )
         body = (
             "<h1>Reference</h1><p class=lead>Every public function and class, from its docstring. Begin with "
             '<a href="api-loop.html">sept.loop</a> beside Algorithm 1 of the paper.</p>'
-            f'<div class="scroll" tabindex="0"><table><tbody>{"".join(rows)}</tbody></table></div>'
+            f"<ul>{''.join(rows)}</ul>"
         )
         return [Page("api", "Reference", body, "api"), *pages]
 
@@ -520,10 +544,11 @@ class Site:
                 alt = esc(page.head.alt or in_words(page.figures[0]))
                 image = f'<img src="thumbnails/{page.figures[0]}.png"{kind} alt="{alt}" loading="lazy">'
             elif page.tables:  # the beginning of its table, small; its text is on the page itself
-                rows = re.split(r"(?=<tr)", self._read(f"{page.tables[0]}.html"))[:10]
+                rows = re.split(r"(?=<tr)", tidy(self._read(f"{page.tables[0]}.html")))[:10]
                 small = re.sub(r' style="[^"]*"', "", "".join(rows))
                 image = f'<div class="tile" aria-hidden="true">{small}</table></div>'
-            said = [text.html(part) for part in (page.head.answer, contents.cost(page.head))]
+            told = (f"**Answer.** {page.head.answer}", contents.cost(page.head))
+            said = [text.html(part) for part in told]
             extra = f" ({page.head.paper})" * bool(page.head.paper)
             cards[page.head.group].append(
                 f'<li>{image}<div class=text><h3><a href="{page.name}.html">{esc(page.title)}</a>{extra}</h3>'
@@ -588,10 +613,11 @@ class Site:
         (self.out / "index.js").write_text(f"const INDEX = {entries};\n")
 
     def _frame(self, page: Page, turn: str) -> str:
-        menu = "".join(
-            f'<a href="{name}.html"{" aria-current=page" if name == page.part else ""}>{label}</a>'
-            for name, label in NAV.items()
-        )
+        def current(name: str) -> str:  # this very page, or the part that it belongs to
+            here = "page" if name == page.name else "true"
+            return f" aria-current={here}" * (name == page.part)
+
+        menu = "".join(f'<a href="{name}.html"{current(name)}>{label}</a>' for name, label in NAV.items())
         title = page.title if page.name == "index" else f"{page.title} - sept"
         return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{esc(title)}</title>
@@ -682,6 +708,12 @@ def commit_of(path: Path) -> str:
     except (OSError, subprocess.CalledProcessError):
         return ""
     return done.stdout.strip() and f"commit {done.stdout.strip()}"
+
+
+def origin(path: Path) -> dict[str, str]:
+    """Where a page's text is from."""
+    told = {"made from": path.relative_to(ROOT).as_posix(), "last changed in": commit_of(path)}
+    return {k: v for k, v in told.items() if v}
 
 
 def build(figures: Path, out: Path) -> Site:

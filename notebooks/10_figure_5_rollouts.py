@@ -21,7 +21,7 @@
 # -->
 # **Question.** SePT draws one answer per question. Does it learn faster with four or eight?
 #
-# **Answer.** With eight, yes: over the first half of training pass@1 is <!--laptop/10_figure_5_rollouts:G = 8 minus G = 1, first half, pass@1/0-->+4.4 [<!--laptop/10_figure_5_rollouts:G = 8 minus G = 1, first half, pass@1/1-->1.4, <!--laptop/10_figure_5_rollouts:G = 8 minus G = 1, first half, pass@1/2-->7.5] points higher than with one; with four, <!--laptop/10_figure_5_rollouts:G = 4 minus G = 1, first half, pass@1/0-->+3.1 [<!--laptop/10_figure_5_rollouts:G = 4 minus G = 1, first half, pass@1/1-->-0.5, <!--laptop/10_figure_5_rollouts:G = 4 minus G = 1, first half, pass@1/2-->6.7], the interval holds 0.
+# **Answer.** With eight, yes: over the first half of training pass@1 is <!--laptop/10_figure_5_rollouts:G = 8 minus G = 1, first half, pass@1/0-->+4.4 [<!--laptop/10_figure_5_rollouts:G = 8 minus G = 1, first half, pass@1/1-->1.4, <!--laptop/10_figure_5_rollouts:G = 8 minus G = 1, first half, pass@1/2-->7.5] points higher than with one; with four nothing is decided: <!--laptop/10_figure_5_rollouts:G = 4 minus G = 1, first half, pass@1/0-->+3.1 [<!--laptop/10_figure_5_rollouts:G = 4 minus G = 1, first half, pass@1/1-->-0.5, <!--laptop/10_figure_5_rollouts:G = 4 minus G = 1, first half, pass@1/2-->6.7].
 #
 # ![pass@1 and pass@32 over training rounds for one, four and eight answers per question: above, measured, all rise and eight rises fastest; below, published, the same order at the start and one level at the end](../figures/laptop/figure_5.png)
 #

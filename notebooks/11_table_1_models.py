@@ -59,9 +59,10 @@ figures.use_style()
 # %% [markdown]
 # ## Figure 7: the untrained models
 #
-# Fine-tuning flattens: base I, like the published instruction-tuned models, has an AVG that hardly cares about
-# the temperature (its pass@1 still falls as its pass@32 rises). A base that falls steeply from a good greedy answer has most to gain from
-# being as sure at 1 as it is at 0.3, unless its greedy answer is what is wrong.
+# Above 0 the AVG of H and of I hardly cares about the temperature, like that of the published instruction-tuned
+# models: pass@1 falls as pass@32 rises. F and E fall steeply. F has a good greedy answer, so a trained F that is as sure
+# at 1 as the untrained one is at 0.2 gains a lot on decoding at 1, and nothing on its best temperature; E's favourite
+# answers are often wrong.
 
 # %%
 experiments.compute([s for m in models for s in scale.sweep(m).values()], label="sweeps")

@@ -20,7 +20,7 @@
 # **Question.** SePT sharpens token by token. Best-of-n, majority vote and the power distribution sharpen whole
 # answers, EM-FT lowers entropies. Do they agree?
 #
-# **Answer.** For answers of one token they are one and the same, for longer ones not: tempering gives up as much as <!--laptop/18_sharpening_family:largest loss of tempering, nats-->0.67 nats of
+# **Answer.** For answers of one token tempering is the power distribution, for longer ones it is not: it gives up as much as <!--laptop/18_sharpening_family:largest loss of tempering, nats-->0.67 nats of
 # likelihood, and its end, the greedy answer, is not the likeliest one in <!--laptop/18_sharpening_family:greedy is not likeliest, longest-->0.26 of random policies.
 #
 # ![Three panels against the entropy over answers: mean log p of tempering and EM-FT lies below that of the power distribution and best of n, by up to 0.67 nats; only the latter two end with all probability on the likeliest answer](../figures/laptop/sharpening_family.png)

@@ -21,8 +21,8 @@
 # at a low temperature, and when does it lose?
 #
 # **Answer.** Decoding cold sharpens everything, training on fresh questions only what questions *share*: where that is 10% of the
-# margins' variance six rounds gain <!--laptop/21_when_it_helps:gain at 10% shared, pass@1-->43.6 points of pass@1 over the best temperature, and where it is all of it <!--laptop/21_when_it_helps:gain at 100% shared, pass@1-->-0.1, while pass@32 falls by
-# the <!--laptop/21_when_it_helps:gain at 100% shared, pass@32-->-36.0 points that a wrong habit costs.
+# margins' variance six rounds gain <!--laptop/21_when_it_helps:gain at 10% shared, pass@1-->43.6 points of pass@1 over the best temperature, and where it is all of it <!--laptop/21_when_it_helps:gain at 100% shared, pass@1-->-0.1, while pass@32
+# changes by <!--laptop/21_when_it_helps:gain at 100% shared, pass@32-->-36.0 points, the price of wrong habits.
 #
 # ![Three panels of the solved model: the untrained curve over temperatures, the same for all; pass@1 by round, which rises above the best temperature the more, the less of the margins is shared; pass@32 by round, which rises at 10% and 40% shared and falls at 80% and 100%](../figures/laptop/when_it_helps_rounds.png)
 #
@@ -424,43 +424,48 @@ bases.round(1)
 #
 # ## Exercises
 #
-# 1. A single offline round at $\tau_s \to 0$ on fresh questions: what accuracy at $T=1$? Why is the crossing formula then 1?
+# **1.** A single offline round at $\tau_s \to 0$ on fresh questions: what accuracy at $T=1$? Why is the crossing formula then 1?
 #
 # <details><summary>Answer</summary>
 #
 # By the chain rule, that of greedy decoding of the base, exactly. In the formula $\tau = 0$ makes numerator and denominator equal. One
 # round at any $\tau_s > 0$ stays below.
+#
 # </details>
 #
-# 2. Own parts are $\pm a$, half each. For which $a$ does a round at $\tau_s = 0.6$ shrink a small shared margin?
+# **2.** Own parts are $\pm a$, half each. For which $a$ does a round at $\tau_s = 0.6$ shrink a small shared margin?
 #
 # <details><summary>Answer</summary>
 #
-# Expand both sides in $m$: $m' \sigma'(a) = m\,\sigma'(a/\tau_s)/\tau_s$. It shrinks where $\sigma'(a/0.6) < 0.6\,\sigma'(a)$, from $a = 1.18$ on
+# Expand both sides in $m$: $m' \sigma'(a) = m\,\sigma'(a/\tau_s)/\tau_s$. It shrinks where $\sigma'(a/0.6) < 0.6\,\sigma'(a)$, from $a$ = <!--exercise:cold camps-->1.18 on
 # (`brentq(lambda a: expit(a/.6)*expit(-a/.6) - .6*expit(a)*expit(-a), 1, 4)`). Cold camps stop listening.
+#
 # </details>
 #
-# 3. Types with $m = 0.3\,\sigma$: how large must a fixed set be for 95% in the end?
+# **3.** Types with $m = 0.3\,\sigma$: how large must a fixed set be for 95% in the end?
 #
 # <details><summary>Answer</summary>
 #
-# $\Phi(0.3\sqrt N) = 0.95$ gives $N = (1.645/0.3)^2 = 30$ questions *of that type*. A question with many decisions counts for many
+# $\Phi(0.3\sqrt N) = 0.95$ gives $N = (1.645/0.3)^2$ = <!--exercise:questions of a type-->30 questions *of that type*. A question with many decisions counts for many
 # types at once.
+#
 # </details>
 #
-# 4. Why can no temperature sweep of the base tell the five bases of the first figure apart, not even pass@k?
+# **4.** Why can no temperature sweep of the base tell the five bases of the first figure apart, not even pass@k?
 #
 # <details><summary>Answer</summary>
 #
 # A sweep sees single questions, and their margins $m + u$ have the same distribution for all five. To split it, questions
 # of one type have to be compared with each other: by training, or by asking variants of a question.
+#
 # </details>
 #
-# 5. EM-FT at rate $\eta$ for one step equals SePT at which $\tau_s$ and rate, to first order?
+# **5.** EM-FT at rate $\eta$ for one step equals SePT at which $\tau_s$ and rate, to first order?
 #
 # <details><summary>Answer</summary>
 #
 # Any $\tau_s$ close to $\tau_t = 1$ at rate $\eta/(1/\tau_s - 1)$, by statement 5.
+#
 # </details>
 
 # %%

@@ -21,7 +21,7 @@
 # And can one tell beforehand, without a single right answer?
 #
 # **Answer.** With both signs: of <!--laptop/22_regime_map:bases-->16 bases SePT gains on <!--laptop/22_regime_map:SePT gains against own-->8 and loses on <!--laptop/22_regime_map:SePT loses against own-->7, up to 22 points where a corpus was half
-# memorised, and no predictor without labels beats a constant guess yet (errors <!--laptop/22_regime_map:error, predicted-->10.3 and <!--laptop/22_regime_map:error, constant-->11.1 points).
+# memorised, and no predictor without labels is surely better than a constant guess (mean errors <!--laptop/22_regime_map:error, predicted-->10.3 and <!--laptop/22_regime_map:error, constant-->11.1 points).
 #
 # ![Four maps of SePT's gain over corpus size and noise of the base's second stage, at AVG, pass@1, pass@8 and pass@32: it gains with much noise and up to 2,000 documents, loses at 8,000 and on 125 documents with little noise](../figures/laptop/regime_corpus_noise.png)
 #

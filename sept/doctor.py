@@ -76,7 +76,8 @@ def bases() -> Iterator[tuple[str, bool]]:
     import torch
 
     from .policy import BASES, load_policy
-    from .sampling import StaticEngine, TransformersEngine
+    from .sampling import TransformersEngine
+    from .sampling_static import StaticEngine
 
     for folder in sorted(BASES.iterdir()):
         policy = load_policy(folder.name)

@@ -29,7 +29,7 @@ from .config import SeptError, digest, is_secret
 from .loop import CANARY, StaleSamplerError
 from .objectives import token_log_probs
 from .policy import Policy, make_batch, merged, response_logits, whole
-from .sampling import EngineError, Rollouts, _collect, check_request
+from .sampling import EngineError, Rollouts, check_request, collect
 
 COLDEST = 0.01
 """vLLM silently raises any temperature between 0 and this."""
@@ -238,7 +238,7 @@ class VllmEngine:
             tokens[i, : len(ids)] = torch.tensor(ids)
             scores = [step[token].logprob for step, token in zip(answer.logprobs, ids, strict=True)]
             log_probs[i, : len(ids)] = torch.tensor(scores)
-        return _collect(prompts, n, tokens, log_probs, self.eos, tau, self.version)
+        return collect(prompts, n, tokens, log_probs, self.eos, tau, self.version)
 
 
 def _params(tau: float, max_new_tokens: int, seed: int, eos: Sequence[int]) -> Any:

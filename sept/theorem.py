@@ -30,7 +30,8 @@ from .free_logits import logit_floors
 from .margins import headline, nucleus, prefix_statistics, rows_batch, tail_sums, visited_logits
 from .policy import Policy, response_logits
 from .problems import Problem, ProblemSet, check_lengths, load_problems
-from .sampling import Rollouts, Sampler, StaticEngine, make_sampler, thinned
+from .sampling import Rollouts, Sampler, make_sampler, thinned
+from .sampling_static import StaticEngine
 
 LEVELS = ("logits", "head", "full")
 TARGETS = ("sampled", "soft")

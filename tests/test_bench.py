@@ -51,6 +51,32 @@ def test_contenders_take_turns_and_their_threads(bench):
     assert torch.get_num_threads() == 1
 
 
+def test_a_limits_operations_are_those_that_torch_counts(bench, monkeypatch):
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from sept.policy import load_policy
+
+    harness, _ = bench
+    monkeypatch.setattr(harness, "rates", lambda: {"flops": 1.0, "bytes": 1.0})
+    model = load_policy("H").model
+    model.set_attn_implementation("eager")  # what the counter knows
+    P, T, c = 11, 7, model.config
+    counter = FlopCounterMode(display=False)
+    with counter:
+        model(torch.ones(1, P + T, dtype=torch.long), logits_to_keep=T)
+    # Attention of later tokens is counted there, though no result needs it.
+    pairs = (P + T) ** 2 - (P + T) * (P + T + 1) // 2
+    needed = counter.get_total_flops() - 4 * c.hidden_size * c.num_hidden_layers * pairs
+    flops, moved = harness.limits(model, [P], [T])
+    assert flops == needed
+    trained, more = harness.limits(model, [P], [T], passes=2, steps=1)
+    assert trained == needed * (1 + 2 * 3) and more > moved
+    read = harness.limits(model, [P], [0])[0]  # three answers to one question: it is read once
+    body = harness.limits(model, [P], [1])[0] - read
+    assert harness.limits(model, [P], [1, 1, 1], 3)[0] == read + 3 * body
+
+
 def test_a_regression_is_told_by_its_ratio(bench):
     _, run = bench
     before = pd.DataFrame(

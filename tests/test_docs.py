@@ -17,7 +17,7 @@ from sept.config import PRESETS, preset
 from sept.evaluation import examine
 from sept.policy import load_policy
 from sept.problems import Problem, ProblemSet, load_problems
-from sept.sampling import StaticEngine
+from sept.sampling_static import StaticEngine
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDES = sorted((ROOT / "docs").glob("*.md")) + [ROOT / "CONTRIBUTING.md"]

@@ -29,7 +29,8 @@ from sept.policy import BASES, load_policy
 from sept.problems import load_problems
 from sept.profiles import profile
 from sept.runner import run_notebooks
-from sept.sampling import StaticEngine, make_sampler
+from sept.sampling import make_sampler
+from sept.sampling_static import StaticEngine
 
 TRAIN = "train --out out --set rounds=2 --set questions=8 --set mini_batch=4 --set warmup=0 "
 DSR = "plan sept-qwen2.5-math-7b-dsr "

@@ -192,13 +192,13 @@ def test_a_profile_carries_its_engine(monkeypatch):
 
 def test_jobs_sample_with_their_engine(monkeypatch):
     """The engine asked for trains and scores; one that stays behind leaves scores on the way to another."""
-    from sept import sampling
+    from sept import sampling, sampling_static
 
     made, make = [], sampling.make_sampler
 
     class Engine:  # what vLLM is to the jobs: one engine at a time, its draws its own
         def __init__(self, policy):
-            self.inner, self.calls, self.closed = sampling.StaticEngine(), [], False
+            self.inner, self.calls, self.closed = sampling_static.StaticEngine(), [], False
             self.refresh(policy)
 
         version = property(lambda self: self.inner.version)

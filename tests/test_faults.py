@@ -33,7 +33,7 @@ from sept.loop import TrainingError, train
 from sept.policy import load_policy
 from sept.problems import Problem, ProblemSet
 from sept.provenance import write_text
-from sept.sampling import StaticEngine
+from sept.sampling_static import StaticEngine
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = ProblemSet("words", tuple(Problem(str(i), "w", f"w{i} w{i + 3} w{2 * i}", "w9") for i in range(24)))

@@ -34,7 +34,7 @@ from sept.durable import seal
 from sept.grading import last_boxed
 from sept.policy import BASES, Policy, load_policy
 from sept.problems import load_problems
-from sept.sampling import StaticEngine
+from sept.sampling_static import StaticEngine
 
 quick = settings(
     max_examples=100,

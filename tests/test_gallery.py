@@ -82,10 +82,17 @@ def test_every_link_and_image_is_there_and_nothing_is_fetched(site, pages):
         assert not fetched, f"{name} fetches {fetched}"
 
 
-def test_every_image_says_what_it_shows(pages):
+def test_every_image_says_what_it_shows(site, pages):
+    """In words of its own: what is seen, not which function drew it."""
     for name, page in pages.items():
         for image in page.images:
-            assert len(image.get("alt", "")) > 30, f"{name}: {image['src']} has no alt text"
+            alt = image.get("alt", "")
+            assert len(alt) > 60 and "`" not in alt, f"{name}: {image['src']} has no alt text"
+    written = json.loads((ROOT / "docs" / "alts.json").read_text())
+    tops = {Path(h.image).stem for h in gallery.contents.heads() if h.image}
+    assert {
+        p.stem for p in site.source.glob("*.png")
+    } == written.keys() | tops and not written.keys() & tops
 
 
 def test_no_formula_is_left_raw(pages):
@@ -103,15 +110,24 @@ def test_everything_is_shown_somewhere(site, pages):
         assert f"{path.stem}.html" in pages["index.html"].links
     for path in (ROOT / "sept").glob("[a-z]*.py"):
         assert f"api-{path.stem}.html" in pages
+    for path in (ROOT / "docs").glob("*.md"):
+        assert f"{path.stem}.html" in pages["guides.html"].links, f"{path.name} is no guide of the gallery"
     shown = {link for p in site.pages if p.part == "index" for link in pages[f"{p.name}.html"].links}
     for kind in ("*.png", "table_*.html"):
         for path in site.source.glob(kind):
             assert f"figures/{path.name}" in shown, f"{path.name} is on no notebook's page"
     claims = (site.out / "claims.html").read_text()
-    assert "+11.3" in claims and "+14.3 [11.9, 16.6]" in claims and claims.count("verdict ") == 18
+    gain, low, high = json.loads((site.source / "03_main_result.json").read_text())["claims"][
+        "SePT beats the baseline"
+    ]
+    measured = f"{gain:+.3g} <span class=line>[{low:.3g}, {high:.3g}]</span>"
+    assert "+11.3" in claims and measured in claims and claims.count("verdict ") == 18
     for page in site.pages:
+        if page.name in ("guides", "api"):  # lists of links
+            continue
+        assert 'class="provenance"' in page.body, page.name
         if re.match(r"\d\d", page.name):
-            assert 'class="provenance"' in page.body and "commit" in page.body, page.name
+            assert "commit" in page.body, page.name
 
 
 def test_it_is_small(site):
@@ -191,7 +207,39 @@ LOOK = """() => {
     if (!node.parentElement.closest('pre, code, script, style, math')) text += node.data;
   }
   document.querySelectorAll('img').forEach((i) => { i.loading = 'eager'; });
-  return { wide, text, sideways: document.documentElement.scrollWidth > innerWidth };
+  const parts = (c) => c.match(/[0-9.]+/g).map(Number);
+  const luminance = (c) => parts(c).slice(0, 3).map((v) => v / 255)
+    .map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (e) => {
+    for (; e; e = e.parentElement) {
+      const colour = getComputedStyle(e).backgroundColor;
+      if (parts(colour)[3] !== 0) return colour;
+    }
+  };
+  const ratio = (e, colour) => {
+    const [low, high] = [luminance(colour), luminance(ground(e))].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05);
+  };
+  const faint = [...document.querySelectorAll('body *')].filter((e) => {
+    const says = [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+    return says && e.getClientRects().length && ratio(e, getComputedStyle(e).color) < 4.5;
+  });
+  const field = document.querySelector('#search input');
+  if (ratio(field, getComputedStyle(field, '::placeholder').color) < 4.5) faint.push(field);
+  const broken = [...document.querySelectorAll('td a code')].filter((e) => e.getClientRects().length > 1);
+  const idle = [...document.querySelectorAll('[tabindex]')].filter((e) =>
+    e.scrollWidth <= e.clientWidth && e.scrollHeight <= e.clientHeight);
+  const stuck = [...document.querySelectorAll('.scroll, pre, .sig, .formula')].filter((e) =>
+    e.scrollWidth > e.clientWidth + 1 && e.tabIndex !== 0);
+  const levels = [...document.querySelectorAll('h1, h2, h3, h4')].map((h) => +h.tagName[1]);
+  const skipped = levels.filter((level, i) => level > (levels[i - 1] || 0) + 1);
+  const mute = [...document.querySelectorAll('a, button, th')].filter((e) =>
+    !e.textContent.trim() && !e.querySelector('img') && e.getClientRects().length);
+  const told = (found) => found.map((e) => e.outerHTML.slice(0, 120));
+  return { wide, text, sideways: document.documentElement.scrollWidth > innerWidth, faint: told(faint),
+    broken: told(broken), idle: told(idle), stuck: told(stuck), mute: told(mute), skipped,
+    tops: levels.filter((level) => level === 1).length, lang: document.documentElement.lang };
 }"""
 MISSING = """() => Promise.all([...document.images].map((i) => i.decode().then(() => '', () => i.src)))"""
 
@@ -229,10 +277,26 @@ def test_every_page_in_a_browser(browser, site, width, scheme):
             f"{path.name} is wider than {width}: {seen['wide'][:3]}"
         )
         assert not RAW.search(seen["text"]), path.name
+        assert not seen["faint"], f"{path.name}: contrast below 4.5: {seen['faint'][:3]}"
+        assert not seen["broken"], f"{path.name}: a name is broken over lines: {seen['broken'][:3]}"
+        assert not seen["idle"], f"{path.name}: a stop of Tab where nothing scrolls: {seen['idle'][:3]}"
+        assert not seen["mute"], f"{path.name}: a link or head without text: {seen['mute'][:3]}"
+        assert not seen["stuck"], f"{path.name}: scrolls by mouse only: {seen['stuck'][:3]}"
+        assert seen["tops"] == 1 and not seen["skipped"], f"{path.name}: levels of headings"
+        assert seen["lang"] == "en"
         assert not list(filter(None, page.evaluate(MISSING))), f"{path.name} lacks an image"
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 300) == (scheme == "dark")
     context.close()
+
+
+@pytest.mark.slow
+def test_published_stands_beside_measured_on_a_phone_too(browser, site):
+    page = browser.new_page(viewport={"width": 390, "height": 850})
+    page.goto((site.out / "claims.html").as_uri())
+    for row in page.locator(".claims tbody tr").all():
+        cells = [c.bounding_box() for c in row.locator("td").all()[1:4]]  # published, measured, verdict
+        assert all(box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in cells), row.inner_text()
 
 
 @pytest.mark.slow

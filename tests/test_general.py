@@ -15,7 +15,7 @@ from sept import general, published, toy
 from sept.config import SeptError
 from sept.evaluation import difference, summarise
 from sept.policy import load_policy, make_batch, response_logits, save_policy
-from sept.sampling import StaticEngine
+from sept.sampling_static import StaticEngine
 
 lm_eval = pytest.importorskip("lm_eval")
 

@@ -2,17 +2,20 @@
 
 import json
 import math
+import threading
+import time
 
 import pytest
 import torch
 from conftest import random_policy
 
-from sept import loop, objectives
+from sept import loop, objectives, steps
 from sept.config import PRESETS, SeptError, from_dict, preset
 from sept.loop import StaleSamplerError, TrainingError, train
 from sept.policy import load_policy, make_batch, response_logits
 from sept.problems import Problem, ProblemSet, load_problems
-from sept.sampling import StaticEngine, TransformersEngine, with_end
+from sept.sampling import TransformersEngine, with_end
+from sept.sampling_static import StaticEngine
 from sept.schedules import tau_s_at
 
 SMALL = {"rounds": 3, "warmup": 0, "questions": 8, "mini_batch": 4, "max_new_tokens": 12, "save_every": 1}
@@ -181,6 +184,36 @@ def test_the_loop_steps_on_transformers_own_gradient(how, micro_batch, problems,
     train(config, random_policy(seed=1), problems, tmp_path / "run")
     assert len(seen) == 1
     assert ((seen[0] - expected).abs().max() / expected.abs().max()).item() <= 2e-6
+
+
+@pytest.mark.parametrize("arm", ["sept", "grpo", "em-ft"])
+def test_threads_that_take_micro_batches_change_no_bit(arm, problems, tmp_path, monkeypatch):
+    """Parts finish in any order and are added up in theirs."""
+    config = preset(arm, **{**SMALL, "rounds": 2, "mu": 2, "micro_batch": 1})
+    real, names, found = steps.MicroBatches.gradient, set(), {}
+
+    def late(self, weights, shares, gap, rows):
+        names.add(threading.current_thread().name[-1])  # its number in the pool
+        time.sleep(0.02 * (sum(rows) % 3))  # the first is seldom the first to be done
+        return real(self, weights, shares, gap, rows)
+
+    monkeypatch.setattr(steps.MicroBatches, "gradient", late)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 4):
+            torch.set_num_threads(threads)
+            policy = random_policy(seed=1)
+            rows = train(config, policy, problems, tmp_path / str(threads))
+            assert torch.get_num_threads() == threads
+            found[threads] = rows, [p.detach().clone() for p in policy.model.parameters()]
+            assert len(names) == (4 if threads > 1 else 0)
+        names.clear()
+        train(config, random_policy("gpt2"), problems, tmp_path / "gpt2")
+        assert not names
+    finally:
+        torch.set_num_threads(before)
+    assert found[1][0] == found[4][0]
+    assert all(torch.equal(a, b) for a, b in zip(found[1][1], found[4][1], strict=True))
 
 
 def test_the_loop_hands_grpo_each_answers_own_advantage(problems, tmp_path, monkeypatch):

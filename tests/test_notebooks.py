@@ -180,8 +180,7 @@ def test_outputs_are_taken_from_copies_of_the_same_code_only(tmp_path, capsys):
     import nbformat
 
     text = '# %% [markdown]\n# # T\n\n# %%\nx = 1\nx\n\n# %%\nsave_figure(f.g, "fig", t)\n'
-    source, copy = tmp_path / "7.py", tmp_path / "copy.ipynb"
-    source.write_text(text)
+    own, copy = tmp_path / "7.ipynb", tmp_path / "copy.ipynb"
     v4 = nbformat.v4
     png = v4.new_output("display_data", {"image/png": "aGFsbG8=", "text/plain": "<Figure>"})
     widget = v4.new_output(
@@ -204,27 +203,41 @@ def test_outputs_are_taken_from_copies_of_the_same_code_only(tmp_path, capsys):
         v4.new_code_cell('save_figure(f.g, "fig", t)', execution_count=4, outputs=[png]),
     ]
     nbformat.write(v4.new_notebook(cells=cells), copy)
-    made = contents.paired(source, copy, "laptop")
+    made = contents.paired(text, own, copy, "laptop")
     one, two = (c for c in made.cells if c.cell_type == "code")
     assert [dict(o.data) for o in one.outputs] == [
         {"text/plain": "<T>", "text/html": '<style id="T_table"></style>x'}
     ]
     assert two.outputs[0].data["text/markdown"] == "![fig](../figures/laptop/fig.png)"
     assert made.metadata["sept"] == {"profile": "laptop", "code": contents.code_of(made)}
-    nbformat.write(made, source.with_suffix(".ipynb"))
+    nbformat.write(made, own)
 
     cells[-1].execution_count = None  # papermill is still at it
     nbformat.write(v4.new_notebook(cells=cells), tmp_path / "unfinished.ipynb")
     assert not contents.finished(nbformat.read(tmp_path / "unfinished.ipynb", as_version=4))
 
-    source.write_text(text.replace("# # T", "# # Another title"))  # prose may change
-    kept = contents.paired(source, tmp_path / "none.ipynb", "laptop")
+    prose = text.replace("# # T", "# # Another title")  # prose may change
+    kept = contents.paired(prose, own, tmp_path / "none.ipynb", "laptop")
     assert kept.cells[1].outputs and "Another" in kept.cells[0].source
-    source.write_text(text.replace("x = 1", "x = 2"))  # code may not
-    for executed in (copy, tmp_path / "none.ipynb"):
-        dropped = contents.paired(source, executed, "laptop")
+    for executed in (copy, tmp_path / "none.ipynb"):  # code may not
+        dropped = contents.paired(text.replace("x = 1", "x = 2"), own, executed, "laptop")
         assert not any(c.get("outputs") for c in dropped.cells) and "sept" not in dropped.metadata
     assert "dropped" in capsys.readouterr().out
+
+
+def test_marked_numbers_become_the_recorded_ones(monkeypatch):
+    record = {"a": [14.346, -3.2], "b c": 7.31e-6, "n": 5, "half": 0.125}
+    monkeypatch.setattr(contents, "record", lambda notebook: {"03": record}[notebook])
+    for before, after in (
+        ("**<!--laptop/03:a/0-->+9.9**", "**<!--laptop/03:a/0-->+14.3**"),
+        ("<!--laptop/03:a/0-->9 [", "<!--laptop/03:a/0-->14 ["),
+        ("<!--laptop/03:a/1-->+1.00,", "<!--laptop/03:a/1-->-3.20,"),
+        ("<!--laptop/03:b c-->6.1e-6", "<!--laptop/03:b c-->7.3e-6"),
+        ("<!--laptop/03:n--> 4 seeds. 3", "<!--laptop/03:n--> 5 seeds. 3"),
+        ("<!--laptop/03:half-->0.13 or <!--laptop/03:half-->0.12", None),  # either way of rounding stays
+        ("<!--quick/03:n-->4 and 4.4", None),
+    ):
+        assert contents.renumbered(before) == (after or before)
 
 
 # -------------------------------------------------------------------------------------------- exercises
@@ -238,10 +251,11 @@ def test_answers_of_the_exercises_are_right():
         "16_theorem_on_language_models",
         "17_margin_dynamics",
         "18_sharpening_family",
+        "21_when_it_helps",
     ):
         text = (ROOT / "notebooks" / f"{name}.py").read_text()
         asked = text.partition("## Exercises")[2]
-        assert 2 <= asked.count("<details><summary>Answer</summary>") == asked.count("</details>") <= 4
+        assert 2 <= asked.count("<details><summary>Answer</summary>") == asked.count("</details>") <= 5
         printed |= dict(re.findall(r"<!--exercise:(.+?)-->([0-9.]+[0-9]|[0-9]+)", asked))
     z, right = np.array([2.0, 1.0, 0.0]), {}
     q = tabular.token_probs(z, 0.5)
@@ -288,6 +302,16 @@ def test_answers_of_the_exercises_are_right():
     right["two of three"], right["all different"] = 3 * 0.4**2 * 0.6 + 0.4**3, 6 * 0.4 * 0.35 * 0.25 / 3
     right["majority of 3"] = sharpening.majority_of(np.array([0.40, 0.35, 0.25]), 3)[0]
     right["best of n"] = np.ceil(log(0.01) / log(1 - answers[2]))
+
+    from scipy.optimize import brentq
+    from scipy.special import expit
+    from scipy.stats import norm
+
+    def pull(a, tau):  # of a small shared margin, where own parts are a and -a
+        return expit(a / tau) * expit(-a / tau) / tau
+
+    right["cold camps"] = brentq(lambda a: pull(a, 0.6) - pull(a, 1.0), 1, 4)
+    right["questions of a type"] = np.round((norm.ppf(0.95) / 0.3) ** 2)
     assert printed.keys() == right.keys()
     for name, shown in printed.items():
         assert abs(float(shown) - right[name]) <= 0.5001 * 10 ** -len(shown.partition(".")[2]), (

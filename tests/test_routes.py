@@ -194,7 +194,7 @@ def test_torchrun_knows_its_options(line):
 
 
 def test_commands_in_running_text_exist():
-    """`sept VERB` with its options and `make TARGET` with its variables in backticks, in every guide."""
+    """`sept VERB --option` and `make TARGET` with its variables in backticks, in every guide and notebook."""
     import typer
 
     from sept import cli
@@ -203,11 +203,11 @@ def test_commands_in_running_text_exist():
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.M))
     files = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")]
+    files += ROOT.glob("notebooks/*.py")
     for path in files:
-        for verb in re.findall(r"`sept ([a-z]+)", path.read_text()):
+        for verb, rest in re.findall(r"`sept ([a-z]+)([^`]*)", path.read_text()):
             assert verb in verbs, f"{path.name} names sept {verb}"
-        for verb, rest in re.findall(r"`sept ([a-z]+) ([^`]*)`", path.read_text()):
-            known = {name for option in verbs[verb].params for name in option.opts}
+            known = {o for p in verbs[verb].params for o in (*p.opts, *p.secondary_opts)}
             for option in re.findall(r"--[a-z-]+", rest):
                 assert option in known, f"{path.name} names sept {verb} {option}"
         for target in re.findall(r"`make ([a-z-]+)", path.read_text()):
@@ -216,3 +216,31 @@ def test_commands_in_running_text_exist():
             assert f"$({name})" in makefile, f"{path.name} gives make {name}"
         for script in re.findall(r"`python (\S+\.py)", path.read_text()):
             assert (ROOT / script).is_file(), f"{path.name} names {script}"
+
+
+def test_what_pip_is_told_to_install_exists():
+    """Extras by name, and torch in the version that is pinned."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    found = 0
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")]:
+        for line in re.findall(r"pip install ([^`|\n]*)", path.read_text()):
+            for extras in re.findall(r"\[([a-z,]+)\]", line):
+                assert set(extras.split(",")) <= set(project["optional-dependencies"]), (path.name, line)
+                found += 1
+            assert set(re.findall(r"torch==[0-9.]+", line)) <= set(pins), (path.name, line)
+    assert found >= 5
+
+
+def test_the_margins_benchmark_runs():
+    """bench/README.md prints it; the others run in test_bench.py, test_gpu_round.py and test_models.py."""
+    import subprocess
+    import sys
+
+    small = ["--threads", "1", "--vocabulary", "512", "--prefixes", "8"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "bench" / "margins.py", *small], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "prefixes/s at V = 512" in done.stdout, done.stderr

@@ -12,7 +12,8 @@ from scipy import stats
 from sept.config import SeptError
 from sept.objectives import token_log_probs
 from sept.policy import make_batch, response_logits
-from sept.sampling import StaticEngine, TransformersEngine, choose, parse_engine, uniforms
+from sept.sampling import TransformersEngine, choose, parse_engine, uniforms
+from sept.sampling_static import StaticEngine
 
 PROMPTS = [[1, 7, 9], [1, 20, 21, 22, 23, 24], [1, 5], [1, 30, 31, 32, 33]]
 KEYS = ["a", "b", "c", "d"]

@@ -1,4 +1,4 @@
-// Search over INDEX (index.js): every word must begin a word of an entry; headings and titles count more.
+// The keyboard's stops, and the search over INDEX (index.js): every word must begin a word of an entry; headings and titles count more.
 "use strict";
 const field = document.querySelector("#search input"), found = document.querySelector("#found");
 const escape = (text) => text.replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[c]);
@@ -45,3 +45,14 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") { field.value = ""; search(); }
   if (event.key === "/" && document.activeElement !== field) { event.preventDefault(); field.focus(); }
 });
+
+// Only what scrolls sideways is worth a stop of the Tab key.
+function stops() {
+  for (const box of document.querySelectorAll(".scroll, pre, .sig, .formula")) {
+    const scrolls = box.scrollWidth > box.clientWidth + 1 || box.scrollHeight > box.clientHeight + 1;
+    if (scrolls) box.tabIndex = 0; else box.removeAttribute("tabindex");
+  }
+}
+addEventListener("load", stops);
+addEventListener("resize", stops);
+document.addEventListener("toggle", stops, true);

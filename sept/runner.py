@@ -53,10 +53,10 @@ def run_notebooks(
     theirs = profile(profile_name).notebooks
     wanted = tuple(filter(None, (only or theirs).split(",")))
     paths = [p for p in sorted(folder.glob("[0-9]*.ipynb")) if not wanted or p.name.startswith(wanted)]
-    for number in wanted:  # 1 would be all from 10 to 19
-        if len(number) < 2 or not any(p.name.startswith(number) for p in paths):
+    for asked in wanted:  # 1 would be all from 10 to 19
+        if len(asked) < 2 or not any(p.name.startswith(asked) for p in paths):
             raise SeptError(
-                f"notebooks: none begins with {number!r}; numbers have two digits, see {folder.name}/"
+                f"notebooks: none begins with {asked!r}; numbers have two digits, see {folder.name}/"
             )
     expected = _read_minutes(folder.parent / "figures" / profile_name / "minutes.json")
     known = {path.stem: expected[path.stem] for path in paths if path.stem in expected}

@@ -26,7 +26,7 @@
 #
 # ![Three curves over 120 rounds of SePT: the share of right answers rises from 0.3 to 0.7, entropy falls from 0.08 to 0.02 nats, answers grow from 26 to 34 tokens](../figures/laptop/quickstart_training.png)
 #
-# *Cost.* 1.9 core-minutes and 0.8 GB of memory in profile laptop; 1.6 core-minutes in profile quick; at the paper's scale about 104 A800-hours (`sept plan`, 1 preset).
+# *Cost.* 1.4 core-minutes and 0.8 GB of memory in profile laptop; 1.6 core-minutes in profile quick; at the paper's scale about 104 A800-hours (`sept plan`, 1 preset).
 #
 # Base H is a small language model that learned to write out additions and subtractions, then memorised a
 # thousand documents full of slips. SePT (Self-evolving Post-Training) is three lines, repeated (Algorithm 1

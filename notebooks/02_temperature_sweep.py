@@ -27,7 +27,7 @@
 #
 # ![Above, measured: pass@1 of the untrained model falls with the decoding temperature and pass@32 rises, family by family; below, published: pass@32 rises at first, and both collapse beyond 1.2](../figures/laptop/figure_1a.png)
 #
-# *Cost.* 3.8 core-minutes in profile laptop; 1.7 core-minutes in profile quick; at the paper's scale about 21 A800-hours (`sept plan`, 1 preset).
+# *Cost.* 3.2 core-minutes in profile laptop; 1.7 core-minutes in profile quick; at the paper's scale about 21 A800-hours (`sept plan`, 1 preset).
 #
 # The paper shows this in Figure 1a. It is measured here on the embedded model and drawn above the
 # published curves, which are tinted. What training does to the curve is in `02b_figure_6_trained`.

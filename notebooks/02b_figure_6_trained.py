@@ -23,11 +23,11 @@
 # by decoding?
 #
 # **Answer.** No: at their own best temperatures the untrained model reaches an AVG of <!--laptop/02b_figure_6_trained:Baseline peak AVG-->61.3,
-# SePT <!--laptop/02b_figure_6_trained:SePT peak AVG-->75.9 and GRPO <!--laptop/02b_figure_6_trained:GRPO peak AVG-->89.1.
+# SePT <!--laptop/02b_figure_6_trained:SePT peak AVG-->76.2 and GRPO <!--laptop/02b_figure_6_trained:GRPO peak AVG-->89.2.
 #
 # ![Left, measured: pass@1 and pass@32 against the decoding temperature; the curve of SePT lies above that of the untrained model at every temperature and below GRPO's; right, published: the same order up to 1.2, beyond which the untrained model collapses](../figures/laptop/figure_6.png)
 #
-# *Cost.* 9.7 core-minutes in profile quick; at the paper's scale about 427 A800-hours (`sept plan`, 5 presets).
+# *Cost.* 44.1 core-minutes in profile laptop; 9.7 core-minutes in profile quick; at the paper's scale about 427 A800-hours (`sept plan`, 5 presets).
 #
 # If only the best temperature had moved, the peaks would be equally high; the last cell lists them. AVG is the mean of
 # pass@1, pass@8 and pass@32.

@@ -22,12 +22,12 @@
 # **Question.** Does a model trained on its own answers beat the *untrained* model decoded at the best
 # temperature one could have chosen for it?
 #
-# **Answer.** On the embedded base H, yes: by <!--laptop/03_main_result:sept_minus_baseline_AVG/0-->+14.3 [<!--laptop/03_main_result:sept_minus_baseline_AVG/1-->11.9, <!--laptop/03_main_result:sept_minus_baseline_AVG/2-->16.6] points of AVG,
+# **Answer.** On the embedded base H, yes: by <!--laptop/03_main_result:sept_minus_baseline_AVG/0-->+14.3 [<!--laptop/03_main_result:sept_minus_baseline_AVG/1-->12.0, <!--laptop/03_main_result:sept_minus_baseline_AVG/2-->16.6] points of AVG,
 # the mean of pass@1, pass@8 and pass@32.
 #
 # ![Bars of pass@1, pass@32 and AVG with intervals: above, measured, SePT stands 14 points of AVG over the untrained model at its best temperature, annealed SePT at its level, GRPO 27 points over it; below, published, SePT and GRPO gain 11 and 15](../figures/laptop/figure_1c.png)
 #
-# *Cost.* 44.6 core-minutes in profile laptop; 13.9 core-minutes in profile quick; at the paper's scale about 384 A800-hours (`sept plan`, 3 presets).
+# *Cost.* 36.4 core-minutes in profile laptop; 13.9 core-minutes in profile quick; at the paper's scale about 384 A800-hours (`sept plan`, 3 presets).
 #
 # GRPO, which is told what is right, gains more. The paper's annealed recipe ($\tau_s$ from 0.6 to 1) is a
 # separate arm here, reported as it comes out: as $\tau_s$ nears $\tau_t$ the signal of Equation 2 fades, and in

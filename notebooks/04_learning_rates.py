@@ -20,11 +20,11 @@
 # **Question.** Could another learning rate turn the comparison around?
 #
 # **Answer.** Not within a factor of three of SePT's best: at 3e-5 it still beats the best temperature by <!--laptop/04_learning_rates:SePT at 3e-05 minus best baseline, test AVG/0-->+7.6 [<!--laptop/04_learning_rates:SePT at 3e-05 minus best baseline, test AVG/1-->5.9, <!--laptop/04_learning_rates:SePT at 3e-05 minus best baseline, test AVG/2-->9.4]
-# points, and there coupled temperatures change the untrained model by <!--laptop/04_learning_rates:Coupled at 3e-05 minus Baseline at 1, test AVG/0-->-0.7 [<!--laptop/04_learning_rates:Coupled at 3e-05 minus Baseline at 1, test AVG/1-->-2.0, <!--laptop/04_learning_rates:Coupled at 3e-05 minus Baseline at 1, test AVG/2-->0.6].
+# points, and there coupled temperatures change the untrained model by <!--laptop/04_learning_rates:Coupled at 3e-05 minus Baseline at 1, test AVG/0-->-0.6 [<!--laptop/04_learning_rates:Coupled at 3e-05 minus Baseline at 1, test AVG/1-->-1.9, <!--laptop/04_learning_rates:Coupled at 3e-05 minus Baseline at 1, test AVG/2-->0.7].
 #
 # ![AVG on dev questions against the learning rate: SePT rises to 75 at 1e-4 and is back at the baseline's 60 at 3e-4, annealed SePT falls to 25 there, both offline arms stay level, EM-FT and GRPO rise to 90 and more, coupled falls to 15](../figures/laptop/learning_rates.png)
 #
-# *Cost.* 99.5 core-minutes in profile laptop; nothing to run at the paper's scale.
+# *Cost.* 59.9 core-minutes in profile laptop; nothing to run at the paper's scale.
 #
 # Every arm is trained at every rate of one grid and scored on the same dev questions with the same tuning
 # seeds, none of which is reported anywhere else. The other notebooks run every arm at one rate, SePT's best;

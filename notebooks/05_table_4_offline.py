@@ -22,11 +22,11 @@
 # **Question.** SePT draws every round from the newest model. Is one frozen data set from the untrained
 # model as good, if it is sampled at the same low temperature?
 #
-# **Answer.** No: SePT ends <!--laptop/05_table_4_offline:SePT minus Offline, AVG/0-->+11.7 [<!--laptop/05_table_4_offline:SePT minus Offline, AVG/1-->9.7, <!--laptop/05_table_4_offline:SePT minus Offline, AVG/2-->13.6] points of AVG above it, and the frozen set gains <!--laptop/05_table_4_offline:Offline minus best baseline, AVG/0-->+2.6 [<!--laptop/05_table_4_offline:Offline minus best baseline, AVG/1-->1.5, <!--laptop/05_table_4_offline:Offline minus best baseline, AVG/2-->3.7] over the best temperature.
+# **Answer.** No: SePT ends <!--laptop/05_table_4_offline:SePT minus Offline, AVG/0-->+11.7 [<!--laptop/05_table_4_offline:SePT minus Offline, AVG/1-->9.8, <!--laptop/05_table_4_offline:SePT minus Offline, AVG/2-->13.6] points of AVG above it, and the frozen set gains <!--laptop/05_table_4_offline:Offline minus best baseline, AVG/0-->+2.6 [<!--laptop/05_table_4_offline:Offline minus best baseline, AVG/1-->1.5, <!--laptop/05_table_4_offline:Offline minus best baseline, AVG/2-->3.7] over the best temperature.
 #
 # ![Share of right answers, entropy and length while training: SePT's curves keep moving for 120 rounds, those of both offline arms stay where they began](../figures/laptop/table_4_training.png)
 #
-# *Cost.* 40.7 core-minutes in profile laptop; at the paper's scale about 207 A800-hours (`sept plan`, 2 presets).
+# *Cost.* 22.0 core-minutes in profile laptop; at the paper's scale about 207 A800-hours (`sept plan`, 2 presets).
 #
 # Offline here is SePT in everything but the refresh: same rate, schedule, batches and number of answers. The
 # authors' offline arm differs in more than that (another trainer, cosine decay, one step a round, cut answers

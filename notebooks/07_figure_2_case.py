@@ -27,7 +27,7 @@
 #
 # ![Two trees of one question, base and SePT, with log-probs on the branches: the base's heavier branch is its wrong derivation, SePT's is the right one; below, the paper's two trees, in which the base already prefers the right text](../figures/laptop/figure_2.png)
 #
-# *Cost.* 5.2 core-minutes in profile laptop; at the paper's scale about 104 A800-hours (`sept plan`, 1 preset).
+# *Cost.* 1.8 core-minutes in profile laptop; at the paper's scale about 104 A800-hours (`sept plan`, 1 preset).
 #
 # The last cell prints three margins (right minus wrong log-prob) of one question before and after training, and
 # the changes over all test questions, since one question is an anecdote. In the paper the base prefers the

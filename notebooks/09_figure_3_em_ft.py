@@ -21,12 +21,12 @@
 # -->
 # **Question.** SePT makes a model surer of itself. Does minimising its entropy directly (EM-FT) do as well?
 #
-# **Answer.** Here it does better, against the paper: SePT minus EM-FT is <!--laptop/09_figure_3_em_ft:SePT minus EM-FT on H, AVG/0-->-11.9 [<!--laptop/09_figure_3_em_ft:SePT minus EM-FT on H, AVG/1-->-17.5, <!--laptop/09_figure_3_em_ft:SePT minus EM-FT on H, AVG/2-->-6.3] points of AVG on base H
-# and <!--laptop/09_figure_3_em_ft:SePT minus EM-FT on I, AVG/0-->-10.0 [<!--laptop/09_figure_3_em_ft:SePT minus EM-FT on I, AVG/1-->-14.2, <!--laptop/09_figure_3_em_ft:SePT minus EM-FT on I, AVG/2-->-5.7] on base I.
+# **Answer.** Here it does better, against the paper: SePT minus EM-FT is <!--laptop/09_figure_3_em_ft:SePT minus EM-FT on H, AVG/0-->-11.8 [<!--laptop/09_figure_3_em_ft:SePT minus EM-FT on H, AVG/1-->-16.6, <!--laptop/09_figure_3_em_ft:SePT minus EM-FT on H, AVG/2-->-7.0] points of AVG on base H
+# and <!--laptop/09_figure_3_em_ft:SePT minus EM-FT on I, AVG/0-->-9.5 [<!--laptop/09_figure_3_em_ft:SePT minus EM-FT on I, AVG/1-->-13.1, <!--laptop/09_figure_3_em_ft:SePT minus EM-FT on I, AVG/2-->-5.8] on base I.
 #
 # ![AVG of the untrained model, EM-FT and SePT with intervals: on both embedded bases EM-FT ends above SePT and both above the untrained model; in the paper's two panels SePT ends above EM-FT](../figures/laptop/figure_3.png)
 #
-# *Cost.* 35.8 core-minutes in profile laptop; at the paper's scale about 456 A800-hours (`sept plan`, 4 presets).
+# *Cost.* 21.4 core-minutes in profile laptop; at the paper's scale about 456 A800-hours (`sept plan`, 4 presets).
 #
 # In the paper SePT beats EM-FT on two models. Both arms see the same questions, draw as many answers, take as many
 # steps at the same rate; EM-FT at its own best rate is in `04_learning_rates`.

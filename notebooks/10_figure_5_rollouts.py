@@ -25,7 +25,7 @@
 #
 # ![pass@1 and pass@32 over training rounds for one, four and eight answers per question: above, measured, all rise and eight rises fastest; below, published, the same order at the start and one level at the end](../figures/laptop/figure_5.png)
 #
-# *Cost.* 40.0 core-minutes in profile laptop; at the paper's scale about 532 A800-hours (`sept plan`, 3 presets).
+# *Cost.* 28.3 core-minutes in profile laptop; at the paper's scale about 532 A800-hours (`sept plan`, 3 presets).
 #
 # A round with $G = 8$ draws and trains on eight times the tokens of a round with $G = 1$, in as many optimizer
 # steps: the target of Theorem 1 is the same, only the noise around it is smaller.

@@ -22,14 +22,14 @@
 # **Question.** The paper's Llama loses by SePT. Is there a base like that here, and does the question set save it?
 #
 # **Answer.** Base E, and it does not: SePT changes it by <!--laptop/13_table_6_failure:SePT (all families) minus baseline on E, AVG/0-->-32.6 [<!--laptop/13_table_6_failure:SePT (all families) minus baseline on E, AVG/1-->-51.2, <!--laptop/13_table_6_failure:SePT (all families) minus baseline on E, AVG/2-->-14.0] points of AVG,
-# and <!--laptop/13_table_6_failure:SePT (additions) minus baseline on E, AVG/0-->-26.2 [<!--laptop/13_table_6_failure:SePT (additions) minus baseline on E, AVG/1-->-36.1, <!--laptop/13_table_6_failure:SePT (additions) minus baseline on E, AVG/2-->-16.4] with the other set.
+# and <!--laptop/13_table_6_failure:SePT (additions) minus baseline on E, AVG/0-->-26.2 [<!--laptop/13_table_6_failure:SePT (additions) minus baseline on E, AVG/1-->-36.2, <!--laptop/13_table_6_failure:SePT (additions) minus baseline on E, AVG/2-->-16.1] with the other set.
 #
 # | against the best temperature of E, AVG | SePT | GRPO |
 # |---|---|---|
-# | trained on all families | <!--laptop/13_table_6_failure:SePT (all families) minus baseline on E, AVG/0-->-32.6 [<!--laptop/13_table_6_failure:SePT (all families) minus baseline on E, AVG/1-->-51.2, <!--laptop/13_table_6_failure:SePT (all families) minus baseline on E, AVG/2-->-14.0] | <!--laptop/13_table_6_failure:GRPO (all families) minus baseline on E, AVG/0-->-12.1 [<!--laptop/13_table_6_failure:GRPO (all families) minus baseline on E, AVG/1-->-13.8, <!--laptop/13_table_6_failure:GRPO (all families) minus baseline on E, AVG/2-->-10.4] |
-# | trained on additions | <!--laptop/13_table_6_failure:SePT (additions) minus baseline on E, AVG/0-->-26.2 [<!--laptop/13_table_6_failure:SePT (additions) minus baseline on E, AVG/1-->-36.1, <!--laptop/13_table_6_failure:SePT (additions) minus baseline on E, AVG/2-->-16.4] | <!--laptop/13_table_6_failure:GRPO (additions) minus baseline on E, AVG/0-->-13.1 [<!--laptop/13_table_6_failure:GRPO (additions) minus baseline on E, AVG/1-->-14.8, <!--laptop/13_table_6_failure:GRPO (additions) minus baseline on E, AVG/2-->-11.5] |
+# | trained on all families | <!--laptop/13_table_6_failure:SePT (all families) minus baseline on E, AVG/0-->-32.6 [<!--laptop/13_table_6_failure:SePT (all families) minus baseline on E, AVG/1-->-51.2, <!--laptop/13_table_6_failure:SePT (all families) minus baseline on E, AVG/2-->-14.0] | <!--laptop/13_table_6_failure:GRPO (all families) minus baseline on E, AVG/0-->-12.2 [<!--laptop/13_table_6_failure:GRPO (all families) minus baseline on E, AVG/1-->-13.7, <!--laptop/13_table_6_failure:GRPO (all families) minus baseline on E, AVG/2-->-10.7] |
+# | trained on additions | <!--laptop/13_table_6_failure:SePT (additions) minus baseline on E, AVG/0-->-26.2 [<!--laptop/13_table_6_failure:SePT (additions) minus baseline on E, AVG/1-->-36.2, <!--laptop/13_table_6_failure:SePT (additions) minus baseline on E, AVG/2-->-16.1] | <!--laptop/13_table_6_failure:GRPO (additions) minus baseline on E, AVG/0-->-12.7 [<!--laptop/13_table_6_failure:GRPO (additions) minus baseline on E, AVG/1-->-14.5, <!--laptop/13_table_6_failure:GRPO (additions) minus baseline on E, AVG/2-->-10.8] |
 #
-# *Cost.* 19.0 core-minutes in profile laptop; at the paper's scale about 860 A800-hours (`sept plan`, 5 presets).
+# *Cost.* 13.2 core-minutes in profile laptop; at the paper's scale about 860 A800-hours (`sept plan`, 5 presets).
 #
 # Base E was stopped early: its favourite answers are often wrong, and its best scores come from asking it often.
 # Sharpening can lock those favourites in. GRPO, which is told what is right, loses on it too at this rate, by less.

@@ -26,7 +26,7 @@
 #
 # ![Bars of three small tasks before and after SePT, above: 92.7, 96.5 and 71.5 percent before, at most 2.8 points more after; below, the paper's five benchmarks before, after SePT and after GRPO, all within two points](../figures/laptop/figure_general.png)
 #
-# *Cost.* 6.4 core-minutes in profile laptop; at the paper's scale about 104 A800-hours (`sept plan`, 1 preset).
+# *Cost.* 3.4 core-minutes in profile laptop; at the paper's scale about 104 A800-hours (`sept plan`, 1 preset).
 #
 # On a real model these are IFEval, BBH, GPQA, MuSR and MMLU-Pro, as in the paper. The embedded model knows nothing but
 # digits, so here the same machinery asks three small tasks of its own world, which are no general abilities:

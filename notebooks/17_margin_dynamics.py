@@ -21,12 +21,12 @@
 # **Question.** An ordinary run takes two steps a round and never converges. How do its margins grow, at which
 # kind of token, and what do the other methods do to the same margins?
 #
-# **Answer.** They grow to <!--laptop/17_margin_dynamics:SePT slope-->1.31 times the untrained model's under SePT, <!--laptop/17_margin_dynamics:GRPO slope-->1.33 under GRPO and <!--laptop/17_margin_dynamics:EM-FT slope-->1.60 under EM-FT, and a round of SePT
-# attains <!--laptop/17_margin_dynamics:share of a round attained-->0.0084 of what a converged round would.
+# **Answer.** They grow to <!--laptop/17_margin_dynamics:SePT slope-->1.32 times the untrained model's under SePT, <!--laptop/17_margin_dynamics:GRPO slope-->1.34 under GRPO and <!--laptop/17_margin_dynamics:EM-FT slope-->1.61 under EM-FT, and a round of SePT
+# attains <!--laptop/17_margin_dynamics:share of a round attained-->0.0085 of what a converged round would.
 #
 # ![Six panels of the slope on the untrained model's margins over 120 rounds: for all prefixes EM-FT rises to 1.6, GRPO and SePT to 1.3, offline to 1.1, coupled stays below 1; R2 stays above 0.998; the choice of style grows most](../figures/laptop/margin_dynamics.png)
 #
-# *Cost.* 41.7 core-minutes in profile laptop; at the paper's scale about 673 A800-hours (`sept plan`, 5 presets).
+# *Cost.* 33.0 core-minutes in profile laptop; at the paper's scale about 673 A800-hours (`sept plan`, 5 presets).
 #
 # Which decision sharpens most, and who sharpens the untrained model's own preferences rather than replacing them,
 # is what the panels show. At the end there are exercises.
@@ -105,7 +105,7 @@ headline
 #
 # <details><summary>Answer</summary>
 #
-# With $s$ = <!--laptop/17_margin_dynamics:share of a round attained-->0.0084 a round multiplies by <!--exercise:one round-->1.0056, so 120 make <!--exercise:120 rounds-->1.95, and one converged round takes <!--exercise:rounds for one-->92 of them.
+# With $s$ = <!--laptop/17_margin_dynamics:share of a round attained-->0.0085 a round multiplies by <!--exercise:one round-->1.0056, so 120 make <!--exercise:120 rounds-->1.95, and one converged round takes <!--exercise:rounds for one-->92 of them.
 #
 # </details>
 #
@@ -114,7 +114,7 @@ headline
 #
 # <details><summary>Answer</summary>
 #
-# The measured one is <!--laptop/17_margin_dynamics:SePT slope-->1.3102. Each round's slope is weighted by what *that round's* sampler draws at prefixes that *it* visits; the
+# The measured one is <!--laptop/17_margin_dynamics:SePT slope-->1.3173. Each round's slope is weighted by what *that round's* sampler draws at prefixes that *it* visits; the
 # slope of the run is weighted by the untrained model's probabilities at prefixes that the untrained model wrote, among
 # them many that SePT no longer visits. And regressions multiply only where the residuals of one round do not covary
 # with the margins of the next. This notebook does not say how much each reason counts.

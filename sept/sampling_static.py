@@ -25,9 +25,9 @@ class StaticEngine:
     """
 
     max_rows = 512
-    """Rows decoded side by side by one thread."""
-    min_rows = 64
-    """Rows that are worth a thread of their own."""
+    """Rows decoded side by side."""
+    worth = 4_000_000
+    """Rows x hidden size^2 that are worth a thread of their own: with less, threads wait for Python's lock."""
 
     def __init__(self) -> None:
         self.version = -1
@@ -160,8 +160,9 @@ class StaticEngine:
         # Prompts of one length stand together: few empty slots, whatever order they came in.
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         threads = torch.get_num_threads()
-        share = max(self.min_rows, min(self.max_rows, -(-len(tokens) // threads)))
-        size = max(1, share // n)
+        share = min(self.max_rows, -(-len(tokens) // threads))
+        apart = threads > 1 and share * self.embedding.shape[1] ** 2 >= self.worth
+        size = max(1, (share if apart else self.max_rows) // n)
         blocks = [order[first : first + size] for first in range(0, len(order), size)]
 
         def decode(block: list[int]) -> None:
@@ -170,13 +171,16 @@ class StaticEngine:
             for tell in watchers:
                 tell(len(rows))
 
-        # Threads take blocks of rows, not parts of operations: these are too small to be split.
-        torch.set_num_threads(1)
-        try:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(decode, blocks) if threads > 1 < len(blocks) else map(decode, blocks))
-        finally:
-            torch.set_num_threads(threads)
+        if apart:  # threads take blocks of rows, not parts of operations: no barrier after each of them
+            torch.set_num_threads(1)
+            try:
+                with ThreadPoolExecutor(threads) as pool:
+                    list(pool.map(decode, blocks))
+            finally:
+                torch.set_num_threads(threads)
+        else:
+            for block in blocks:
+                decode(block)
         return collect(prompts, n, tokens, log_probs, self.eos, tau, self.version)
 
     @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import threading
 
 import numpy as np
 import pytest
@@ -248,13 +249,23 @@ def test_rows_that_take_a_finished_rows_place_stay_themselves(kv):
     assert torch.equal(rollouts.tokens[:, :width], other.tokens[:, :width])
 
 
-def test_threads_and_block_sizes_change_no_token(qwen):
+@pytest.mark.parametrize("worth", [0, 10**12])
+def test_threads_and_block_sizes_change_no_token(worth, qwen, monkeypatch):
+    """Threads with blocks of their own, and threads that share every operation of one block after the other."""
     engine = engine_of(StaticEngine, qwen)
     whole = engine.sample(PROMPTS, KEYS, 8, 1.0, 20, seed=7)
-    engine.min_rows = engine.max_rows = 8
+    engine.worth, engine.max_rows, real = worth, 8, engine._decode
+    threads = set()
+
+    def decode(*arguments):
+        threads.add((threading.current_thread().name[:6], torch.get_num_threads()))
+        real(*arguments)
+
+    monkeypatch.setattr(engine, "_decode", decode)
     torch.set_num_threads(2)
     parts = engine.sample(PROMPTS, KEYS, 8, 1.0, 20, seed=7)
     assert torch.get_num_threads() == 2, "the caller's threads are left as they were"
+    assert threads == {("MainTh", 2) if worth else ("Thread", 1)}
     assert torch.equal(whole.tokens, parts.tokens)
     assert torch.allclose(whole.log_probs, parts.log_probs, atol=1e-5)
 

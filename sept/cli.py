@@ -64,7 +64,7 @@ def _file(path: Path | None) -> Path | None:
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.", callback=_file)]
 Table = Annotated[Path | None, typer.Option(help="Write the table's rows here as CSV.", callback=_file)]
 Seed = Annotated[int, typer.Option(min=0, help="Of every draw.")]
-Threads = Annotated[int, typer.Option(help="CPU threads; small models are fastest with one.")]
+Threads = Annotated[int, typer.Option(help="CPU threads; of several runs at once, one each.")]
 
 
 def main() -> None:

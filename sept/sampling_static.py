@@ -160,7 +160,8 @@ class StaticEngine:
         # Prompts of one length stand together: few empty slots, whatever order they came in.
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         threads = torch.get_num_threads()
-        share = min(self.max_rows, -(-len(tokens) // threads))
+        turns = -(-len(tokens) // (threads * self.max_rows))  # as many blocks for each thread
+        share = -(-len(tokens) // (threads * turns))
         apart = threads > 1 and share * self.embedding.shape[1] ** 2 >= self.worth
         size = max(1, (share if apart else self.max_rows) // n)
         blocks = [order[first : first + size] for first in range(0, len(order), size)]

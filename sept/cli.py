@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from . import __version__
 from .config import PRESETS, SeptError, TrainingError, preset, without_secrets
 from .durable import STOPPED, Preempted, Sigterm, sigterm
 
@@ -83,6 +84,8 @@ def _main(stop: Sigterm) -> None:
                 _end("stopped by SIGTERM; give the same command again, what was finished is kept", STOPPED)
             _end("interrupted; what was finished is kept", 130)
     except typer._click.exceptions.ClickException as error:  # typer ships its own click
+        if not error.format_message():  # no arguments: help has been shown
+            sys.exit(2)
         context = getattr(error, "ctx", None)
         help_ = f"; see `{context.command_path} --help`" if context else ""
         _end(error.format_message().rstrip(".") + help_, 2)
@@ -180,6 +183,21 @@ def _fields(pairs: list[str] | None) -> dict[str, Any]:
         except (ValueError, RecursionError):
             fields[name] = value
     return fields
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"sept {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and end.")
+    ] = False,
+) -> None:
+    """Self-evolving Post-Training: the loop, the theorem, the measurements and the figures."""
 
 
 @app.command()

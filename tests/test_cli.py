@@ -238,6 +238,14 @@ def test_figures_are_drawn_again_from_their_tables(run, tmp_path):
     assert (tmp_path / "quickstart_training.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_version_and_no_arguments(run):
+    import sept
+
+    assert run("--version")[:2] == (0, f"sept {sept.__version__}\n")
+    code, out, err = run()
+    assert code == 2 and "Commands" in out + err and "sept:" not in err
+
+
 def test_every_verb_has_help_and_there_are_at_most_eleven(run):
     """Eleven: `general` takes two models and other libraries' tasks, which would make two verbs of `eval`."""
     names = [c.name or c.callback.__name__ for c in cli.app.registered_commands]

@@ -105,7 +105,7 @@ headline
 #
 # <details><summary>Answer</summary>
 #
-# With $s$ = <!--laptop/17_margin_dynamics:share of a round attained-->0.0085 a round multiplies by <!--exercise:one round-->1.0056, so 120 make <!--exercise:120 rounds-->1.95, and one converged round takes <!--exercise:rounds for one-->92 of them.
+# With $s$ = <!--laptop/17_margin_dynamics:share of a round attained-->0.0085 a round multiplies by <!--exercise:one round-->1.0057, so 120 make <!--exercise:120 rounds-->1.97, and one converged round takes <!--exercise:rounds for one-->91 of them.
 #
 # </details>
 #

@@ -25,7 +25,7 @@
 #
 # ![Gains over the base at its best temperature in panels, one for each thing that is changed, with 95% intervals: training questions, refreshing, the base's corpus, equal entropy, votes, labels; hollow markers are arms with one seed](../figures/laptop/causes.png)
 #
-# *Cost.* 65.9 core-minutes in profile laptop; nothing to run at the paper's scale.
+# *Cost.* 69.5 core-minutes in profile laptop; nothing to run at the paper's scale.
 #
 # One thing is changed at a time. Hypotheses and rules were written before the runs, in
 # [hypotheses-causes](../docs/hypotheses-causes.md), with what was not run; the last cells print every number that decides one.

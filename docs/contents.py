@@ -218,7 +218,7 @@ def cleaned(cell: NotebookNode, profile: str) -> list[NotebookNode]:
 
 
 def _stable(text: str) -> str:
-    """Without names that differ from run to run (pandas' table ids, addresses of objects), nor formulas in tables."""
+    """Without names that differ from run to run (table ids, addresses of objects), nor formulas in tables."""
     text = text.replace("$R^2$", "R²")
     return re.sub(r" at 0x[0-9a-f]+", "", re.sub(r"\bT_[0-9a-f]{5}\b", "T_table", text))
 
